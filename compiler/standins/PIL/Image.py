@@ -1,0 +1,1 @@
+"""Named by the compiler at start, and not used when a language model is converted."""

@@ -1,0 +1,1 @@
+"""Imported by the compiler at start, and not used when a language model is converted."""

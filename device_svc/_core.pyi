@@ -1,0 +1,233 @@
+"""Types of the private C++ extension. Nothing here is stable; only `device_svc.engine` imports it.
+
+Every call that reaches a chip releases the GIL. An `Engine` is single-threaded by contract: one
+thread at a time, always the same one. All errors derive from `CoreError`.
+"""
+
+from collections.abc import Sequence
+from typing import final
+
+import numpy as np
+from numpy.typing import NDArray
+
+class CoreError(RuntimeError):
+    """Base of every error raised by the extension."""
+
+class LibraryError(CoreError):
+    """The vendor libraries are missing, of a wrong version or lack a symbol."""
+
+class DeviceError(CoreError):
+    """A bmlib call returned a status other than success; the text names call, status and chip."""
+
+class BmodelError(CoreError):
+    """The bmodel cannot be read or its nets do not follow a contract that the engine knows."""
+
+class LaunchError(CoreError):
+    """A net refused to launch or failed while it ran; the text names net and chip."""
+
+@final
+class Library:
+    """The vendor runtime (libbmrt and libbmlib), loaded from one directory by dlopen.
+
+    `emulator` calms the busy wait of the chip emulator. Raises LibraryError.
+    """
+
+    def __init__(self, directory: str, *, emulator: bool = False) -> None: ...
+    @property
+    def directory(self) -> str: ...
+    @property
+    def emulator(self) -> bool: ...
+    @property
+    def version(self) -> str:
+        """What libbmrt reports of itself; empty when it reports nothing."""
+    def chip_count(self) -> int: ...
+    def chip_status(self, chip: int) -> ChipStatus: ...
+
+@final
+class ChipStatus:
+    """One chip's readings; None where the driver does not support the reading."""
+
+    @property
+    def chip(self) -> int: ...
+    @property
+    def memory_total_bytes(self) -> int | None: ...
+    @property
+    def memory_used_bytes(self) -> int | None: ...
+    @property
+    def utilisation_ratio(self) -> float | None: ...
+    @property
+    def temperature_celsius(self) -> float | None: ...
+    @property
+    def power_watts(self) -> float | None: ...
+    @property
+    def clock_hz(self) -> int | None: ...
+
+@final
+class TensorSpec:
+    """One input or output of a net's shape variant."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> str:
+        """numpy-like name: float32, float16, bfloat16, int8, uint8, int16, uint16, int32, uint32."""
+
+@final
+class NetSpec:
+    @property
+    def name(self) -> str: ...
+    @property
+    def dynamic(self) -> bool: ...
+    @property
+    def io_alone(self) -> bool: ...
+    @property
+    def variants(self) -> list[tuple[list[TensorSpec], list[TensorSpec]]]:
+        """(inputs, outputs) of every shape variant."""
+
+@final
+class ModelSpec:
+    """What discovery found in the bmodel; lengths in tokens."""
+
+    @property
+    def layers(self) -> int: ...
+    @property
+    def hidden_size(self) -> int: ...
+    @property
+    def vocab_size(self) -> int:
+        """Width of the logits, 0 when the head returns a token (`head == "argmax"`)."""
+    @property
+    def context_length(self) -> int:
+        """Most tokens (prompt + completion) that a slot holds."""
+    @property
+    def max_prompt_length(self) -> int:
+        """Longest prompt that prefill takes; equals context_length - 1 with history."""
+    @property
+    def prefill_chunk(self) -> int:
+        """Most tokens of one `Engine.prefill` call."""
+    @property
+    def history(self) -> bool:
+        """Whether prefill may continue at a position above 0."""
+    @property
+    def dynamic_prefill(self) -> bool: ...
+    @property
+    def head(self) -> str:
+        """'logits' or 'argmax'."""
+    @property
+    def kv_heads(self) -> int: ...
+    @property
+    def head_dim(self) -> int: ...
+    @property
+    def dtype(self) -> str:
+        """dtype of hidden states and KV: float16, bfloat16 or float32."""
+    @property
+    def kv_bytes_per_slot(self) -> int: ...
+    @property
+    def features(self) -> list[str]:
+        """Sorted names, e.g. 'history', 'dynamic-prefill', 'greedy-head', 'sample-head', 'vit'."""
+    @property
+    def nets(self) -> list[NetSpec]: ...
+
+@final
+class Engine:
+    """One bmodel resident on one chip group, with `slots` independent sequences.
+
+    Slots share the weights; each owns its KV memory. Raises BmodelError when the file is not a
+    bmodel or its nets are unknown, DeviceError when a chip cannot be opened, ValueError for
+    arguments out of range (the text names value and limit).
+    """
+
+    def __init__(
+        self, library: Library, bmodel: str, *, chips: Sequence[int] = (0,), slots: int = 1
+    ) -> None: ...
+    @property
+    def spec(self) -> ModelSpec: ...
+    @property
+    def slots(self) -> int: ...
+    @property
+    def launches(self) -> int:
+        """Nets launched since construction."""
+    def length(self, slot: int) -> int:
+        """Tokens whose KV the slot holds."""
+    def prefill(
+        self, slot: int, ids: NDArray[np.int32], position: int, *, last: bool = True
+    ) -> NDArray[np.float32] | NDArray[np.int32] | None:
+        """Fill KV rows [position, position + len(ids)) of `slot`.
+
+        ids: [n], 1 <= n <= spec.prefill_chunk, each in [0, embedding rows). position: 0, or up to
+        length(slot) with history; rows above it are forgotten. Returns the head's row for the last
+        token (float32 [vocab], or int32 [1] for an argmax head), None unless `last`.
+        """
+    def decode(
+        self, slots: Sequence[int], ids: NDArray[np.int32]
+    ) -> NDArray[np.float32] | NDArray[np.int32]:
+        """One token for each of `slots` (distinct, each with length > 0): float32 [n, vocab], or int32 [n]
+        for an argmax head. The token ids[i] is written at row length(slots[i])."""
+    def copy_prefix(self, source: int, target: int, tokens: int) -> None:
+        """Copy KV rows [0, tokens) between slots; length(target) becomes `tokens`."""
+    def free(self, slot: int) -> None:
+        """Forget the slot's tokens."""
+    def close(self) -> None:
+        """Release the chips; every later call raises CoreError. Idempotent."""
+
+@final
+class SamplingParams:
+    """Validated on construction; raises ValueError naming the value and the limit.
+
+    temperature 0 is greedy. top_k 0 and top_p 1.0 and min_p 0.0 are off. Penalties follow the usual
+    definitions: repetition divides positive and multiplies negative logits of every token in the
+    window of prompt and completion; presence and frequency subtract by completion counts.
+    penalty_window 0 is the whole context.
+    """
+
+    def __init__(
+        self,
+        *,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        presence_penalty: float = 0.0,
+        frequency_penalty: float = 0.0,
+        penalty_window: int = 0,
+        logit_bias: dict[int, float] = ...,
+        seed: int = 0,
+        logprobs: int = -1,
+        banned_until_min_tokens: Sequence[int] = (),
+        min_tokens: int = 0,
+    ) -> None:
+        """logprobs: -1 none, 0 the chosen token's only, n the n best beside it (at most 20).
+
+        `banned_until_min_tokens` (stop ids) get -inf until `min_tokens` tokens are out."""
+
+@final
+class Sampled:
+    @property
+    def token(self) -> int: ...
+    @property
+    def logprob(self) -> float | None:
+        """log softmax of the model's logits before penalties, bias and temperature."""
+    @property
+    def top(self) -> list[tuple[int, float]]: ...
+
+@final
+class Sampler:
+    """The sampling state of one request: parameters plus the tokens seen so far."""
+
+    def __init__(
+        self, params: SamplingParams, vocab_size: int, prompt: NDArray[np.int32]
+    ) -> None: ...
+    def accept(self, token: int) -> None:
+        """Append a completion token without sampling (resume)."""
+    @property
+    def generated(self) -> int: ...
+
+def sample(logits: NDArray[np.float32], samplers: Sequence[Sampler]) -> list[Sampled]:
+    """Draw one token per row of logits [n, vocab] and append it to its sampler.
+
+    A pure function of (row, seed, number of generated tokens): the random number is counter-based
+    (Philox4x32-10, key = seed, counter = generated). Rows are read only. Raises ValueError on a
+    shape mismatch, LaunchError when a row holds NaN (the chip produced garbage)."""
+

@@ -1,0 +1,1 @@
+"""What the tokenizer service, the device service, the gateway and their users share."""

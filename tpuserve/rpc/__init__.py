@@ -1,0 +1,1 @@
+"""How the services listen, report health, map errors, drain and log."""

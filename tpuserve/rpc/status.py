@@ -1,0 +1,117 @@
+"""Raised errors become gRPC statuses, in one interceptor; client-side statuses become errors."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from tpuserve import errors
+
+_log = logging.getLogger(__name__)
+
+_BY_CODE: dict[grpc.StatusCode, type[errors.TpuserveError]] = {
+    error.grpc_code: error
+    for error in (
+        errors.InvalidArgument,
+        errors.UnknownModel,
+        errors.FeatureMissing,
+        errors.Unauthenticated,
+        errors.PermissionDenied,
+        errors.Overloaded,
+        errors.DeadlineExceeded,
+        errors.Unavailable,
+    )
+}
+
+
+def from_rpc_error(error: grpc.RpcError, peer: str) -> errors.TpuserveError:
+    """The typed error of a failed call to `peer` (a service name, for the text of a lost peer)."""
+    code = error.code() if isinstance(error, grpc.Call) else grpc.StatusCode.UNKNOWN
+    details = (error.details() if isinstance(error, grpc.Call) else None) or ""
+    if code is grpc.StatusCode.UNAVAILABLE:
+        return errors.Unavailable(f"the {peer} is not reachable")
+    kind = _BY_CODE.get(code, errors.InternalError)
+    if kind is errors.InternalError:
+        _log.error("call failed", extra={"peer": peer, "status": str(code), "details": details})
+        return errors.InternalError(f"the {peer} failed")
+    return kind(details)
+
+
+async def abort(context: grpc.aio.ServicerContext[Any, Any], error: BaseException) -> None:
+    """End the call with the status that belongs to `error`. Always raises."""
+    if not isinstance(error, errors.TpuserveError):
+        incident = uuid.uuid4().hex
+        _log.error("internal error", exc_info=error, extra={"incident": incident})
+        await context.abort(grpc.StatusCode.INTERNAL, f"internal error, incident {incident}")
+        return
+    trailers: tuple[tuple[str, str], ...] = ()
+    if isinstance(error, errors.Overloaded):
+        # The pushback key that gRPC retry policies read.
+        trailers = (("grpc-retry-pushback-ms", str(int(error.retry_after_s * 1000))),)
+    await context.abort(error.grpc_code, error.message, trailing_metadata=trailers)
+
+
+class StatusInterceptor(grpc.aio.ServerInterceptor):
+    """Turns what a servicer raises into a status; the text of unknown exceptions stays in the log."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
+        codecs = (handler.request_deserializer, handler.response_serializer)
+        if handler.response_streaming:
+            inner = handler.stream_stream if handler.request_streaming else handler.unary_stream
+            make = (
+                grpc.stream_stream_rpc_method_handler
+                if handler.request_streaming
+                else grpc.unary_stream_rpc_method_handler
+            )
+            return make(_guard_stream(inner), *codecs)
+        inner = handler.stream_unary if handler.request_streaming else handler.unary_unary
+        make = (
+            grpc.stream_unary_rpc_method_handler
+            if handler.request_streaming
+            else grpc.unary_unary_rpc_method_handler
+        )
+        return make(_guard_unary(inner), *codecs)
+
+
+def _guard_unary(inner: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    async def guarded(request: Any, context: Any) -> Any:
+        try:
+            return await inner(request, context)
+        except (grpc.aio.AbortError, grpc.aio.UsageError):
+            raise
+        except Exception as error:
+            await abort(context, error)
+
+    return guarded
+
+
+def _guard_stream(inner: Callable[..., Any]) -> Callable[..., AsyncIterator[Any]]:
+    async def guarded(request: Any, context: Any) -> AsyncIterator[Any]:
+        chunks = inner(request, context)
+        try:
+            async for chunk in chunks:
+                yield chunk
+        except (grpc.aio.AbortError, grpc.aio.UsageError):
+            raise
+        except Exception as error:
+            await abort(context, error)
+        finally:
+            # A client that goes away ends this generator at its yield; the servicer's own
+            # `finally` must run now, not when the garbage collector finds it.
+            aclose = getattr(chunks, "aclose", None)
+            if aclose is not None:
+                await aclose()
+
+    return guarded
