@@ -1,15 +1,15 @@
 """A model directory: one bmodel, its `config/` and `tpuserve.toml`.
 
-    my-model/
-    ├── my-model.bmodel
-    ├── config/          tokenizer files, chat template, generation_config.json
-    └── tpuserve.toml    optional:
-        [model]
-        name = "my-model"          default: the directory's name
-        bmodel = "my-model.bmodel" default: the only *.bmodel
-        config = "config"
-        slots = 4                  sequences that are resident at once
-        sha256 = "…"               of the bmodel; checked before loading
+my-model/
+├── my-model.bmodel
+├── config/          tokenizer files, chat template, generation_config.json
+└── tpuserve.toml    optional:
+    [model]
+    name = "my-model"          default: the directory's name
+    bmodel = "my-model.bmodel" default: the only *.bmodel
+    config = "config"
+    slots = 4                  sequences that are resident at once
+    sha256 = "…"               of the bmodel; checked before loading
 """
 
 from __future__ import annotations

@@ -10,9 +10,10 @@ from prometheus_client import CollectorRegistry, start_http_server
 
 @contextmanager
 def metrics_endpoint(registry: CollectorRegistry, address: str | None) -> Iterator[int]:
-    """Serve `registry` at http://ADDRESS/metrics (`host:port`) while the block runs; yields the port.
+    """Serve `registry` at http://ADDRESS/metrics while the block runs; yields the port.
 
-    None serves nothing and yields 0. Raises OSError naming the address when it is in use.
+    `address` is `host:port`; None serves nothing and yields 0. Raises OSError naming an address
+    that is in use.
     """
     if address is None:
         yield 0

@@ -8,6 +8,8 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable
 
+import uvloop
+
 _log = logging.getLogger(__name__)
 
 Main = Callable[[asyncio.Event], Awaitable[None]]
@@ -16,16 +18,10 @@ Main = Callable[[asyncio.Event], Awaitable[None]]
 def run(main: Main) -> int:
     """Run `main(stop)` until it returns; SIGTERM and SIGINT set `stop`.
 
-    Returns the exit status: 0, or 1 when `main` raised an OSError or ValueError (a start-up problem whose
-    text is for the user, logged without a traceback). uvloop is used when it is installed.
+    Returns the exit status: 0, or 1 when `main` raised an OSError or ValueError: a start-up problem
+    whose text is for the user, shown without a traceback.
     """
-    try:
-        import uvloop
-
-        factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-    except ImportError:
-        factory = asyncio.new_event_loop
-    loop = factory()
+    loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
     try:
         loop.run_until_complete(_with_signals(main))

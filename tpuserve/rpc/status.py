@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from typing import Any, cast
 
 import grpc
 import grpc.aio
@@ -31,8 +32,10 @@ _BY_CODE: dict[grpc.StatusCode, type[errors.TpuserveError]] = {
 
 def from_rpc_error(error: grpc.RpcError, peer: str) -> errors.TpuserveError:
     """The typed error of a failed call to `peer` (a service name, for the text of a lost peer)."""
-    code = error.code() if isinstance(error, grpc.Call) else grpc.StatusCode.UNKNOWN
-    details = (error.details() if isinstance(error, grpc.Call) else None) or ""
+    # Both the blocking and the asyncio stack's errors answer code() and details(); RpcError itself,
+    # their only common base, does not declare them.
+    call = cast("grpc.aio.AioRpcError", error)
+    code, details = call.code(), call.details() or ""
     if code is grpc.StatusCode.UNAVAILABLE:
         return errors.Unavailable(f"the {peer} is not reachable")
     kind = _BY_CODE.get(code, errors.InternalError)
@@ -47,8 +50,7 @@ async def abort(context: grpc.aio.ServicerContext[Any, Any], error: BaseExceptio
     if not isinstance(error, errors.TpuserveError):
         incident = uuid.uuid4().hex
         _log.error("internal error", exc_info=error, extra={"incident": incident})
-        await context.abort(grpc.StatusCode.INTERNAL, f"internal error, incident {incident}")
-        return
+        error = errors.InternalError(f"internal error, incident {incident}")
     trailers: tuple[tuple[str, str], ...] = ()
     if isinstance(error, errors.Overloaded):
         # The pushback key that gRPC retry policies read.
@@ -57,7 +59,7 @@ async def abort(context: grpc.aio.ServicerContext[Any, Any], error: BaseExceptio
 
 
 class StatusInterceptor(grpc.aio.ServerInterceptor):
-    """Turns what a servicer raises into a status; the text of unknown exceptions stays in the log."""
+    """Turns what a servicer raises into a status; an unknown exception's text stays in the log."""
 
     async def intercept_service(
         self,
@@ -75,7 +77,9 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):
                 if handler.request_streaming
                 else grpc.unary_stream_rpc_method_handler
             )
-            return make(_guard_stream(inner), *codecs)
+            # A streaming servicer either yields its replies or writes them on the context.
+            guard = _guard_stream if inspect.isasyncgenfunction(inner) else _guard_unary
+            return make(guard(inner), *codecs)
         inner = handler.stream_unary if handler.request_streaming else handler.unary_unary
         make = (
             grpc.stream_unary_rpc_method_handler
@@ -97,7 +101,9 @@ def _guard_unary(inner: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitabl
     return guarded
 
 
-def _guard_stream(inner: Callable[..., Any]) -> Callable[..., AsyncIterator[Any]]:
+def _guard_stream(
+    inner: Callable[..., AsyncGenerator[Any, None]],
+) -> Callable[..., AsyncIterator[Any]]:
     async def guarded(request: Any, context: Any) -> AsyncIterator[Any]:
         chunks = inner(request, context)
         try:
@@ -110,8 +116,6 @@ def _guard_stream(inner: Callable[..., Any]) -> Callable[..., AsyncIterator[Any]
         finally:
             # A client that goes away ends this generator at its yield; the servicer's own
             # `finally` must run now, not when the garbage collector finds it.
-            aclose = getattr(chunks, "aclose", None)
-            if aclose is not None:
-                await aclose()
+            await chunks.aclose()
 
     return guarded

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from tpuserve import model_dir
+from tpuserve.model_dir import ModelDirError
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "config").mkdir()
+    (tmp_path / "a.bmodel").write_bytes(b"bmodel")
+    return tmp_path
+
+
+def test_defaults_come_from_the_layout(root: Path) -> None:
+    model = model_dir.load(root)
+    assert model.name == root.name
+    assert model.bmodel == root / "a.bmodel"
+    assert model.config == root / "config"
+    assert model.slots is None
+
+
+def test_the_table_overrides_the_defaults(root: Path) -> None:
+    (root / "b.bmodel").write_bytes(b"other")
+    (root / "tpuserve.toml").write_text('[model]\nname = "m"\nbmodel = "b.bmodel"\nslots = 3\n')
+    model = model_dir.load(root)
+    assert (model.name, model.bmodel.name, model.slots) == ("m", "b.bmodel", 3)
+
+
+@pytest.mark.parametrize(
+    ("toml", "says"),
+    [
+        ("[model]\nslots = 0\n", "slots is 0, must be at least 1"),
+        ("[model]\nslots = true\n", "slots is True, must be of type int"),
+        ("[model]\nslot = 1\n", "unknown key slot"),
+        ("[modell]\n", r"unknown section \[modell\]"),
+        ("[model\n", "tpuserve.toml"),
+        ('[model]\nbmodel = "no.bmodel"\n', "no.bmodel does not exist"),
+        ('[model]\nconfig = "no"\n', "no is not a directory"),
+        ("model = 1\n", "must be a table"),
+    ],
+)
+def test_a_bad_table_is_refused(root: Path, toml: str, says: str) -> None:
+    (root / "tpuserve.toml").write_text(toml)
+    with pytest.raises(ModelDirError, match=says):
+        model_dir.load(root)
+
+
+def test_the_number_of_bmodels_is_named(root: Path) -> None:
+    (root / "b.bmodel").write_bytes(b"")
+    with pytest.raises(ModelDirError, match="holds 2 bmodels"):
+        model_dir.load(root)
+    for path in root.glob("*.bmodel"):
+        path.unlink()
+    with pytest.raises(ModelDirError, match="holds 0 bmodels"):
+        model_dir.load(root)
+
+
+def test_a_missing_directory_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelDirError, match="nowhere is not a directory"):
+        model_dir.load(tmp_path / "nowhere")
+
+
+def test_a_corrupt_bmodel_is_caught_by_its_hash(root: Path) -> None:
+    right = hashlib.sha256(b"bmodel").hexdigest()
+    (root / "tpuserve.toml").write_text(f'[model]\nsha256 = "{right}"\n')
+    assert model_dir.bmodel_sha256(model_dir.load(root)) == right
+    (root / "a.bmodel").write_bytes(b"bmodeL")
+    with pytest.raises(ModelDirError, match="is corrupt"):
+        model_dir.bmodel_sha256(model_dir.load(root))
