@@ -1,0 +1,96 @@
+"""Which language model the nets of a bmodel make up, found from names, shapes and dtypes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tpuserve.bmodel.model import Bmodel, Net, Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class LanguageModel:
+    """Lengths in tokens. `vocab_size` is 0 when an argmax head hides it."""
+
+    layers: int
+    hidden_size: int
+    vocab_size: int
+    context_length: int
+    max_prompt_length: int
+    prefill_chunk_tokens: int
+    decode_lengths: tuple[int, ...]
+    kv_heads: int
+    head_dim: int
+    dtype: str
+    kv_bytes_per_token: int
+    features: tuple[str, ...]
+
+    @property
+    def kv_bytes_per_slot(self) -> int:
+        return self.kv_bytes_per_token * self.context_length
+
+
+def describe(bmodel: Bmodel) -> LanguageModel | None:
+    """None when the nets are not the `block_i` / `block_cache_i` set of a language model."""
+    layers = 0
+    while bmodel.net(f"block_{layers}") and bmodel.net(f"block_cache_{layers}"):
+        layers += 1
+    prefill, decode = bmodel.net("block_0"), bmodel.net("block_cache_0")
+    if prefill is None or decode is None:
+        return None
+    states, history = _tensor(prefill, 0), _tensor(decode, -2)
+    if states is None or history is None or len(states.shape) != 3 or len(history.shape) != 4:
+        return None
+    lengths = [v.inputs[-1].shape[1] for v in decode.variants if len(v.inputs[-1].shape) == 4]
+    context, chunk = max(lengths), states.shape[1]
+    with_history = bmodel.net("block_kv_0") is not None
+    _, _, kv_heads, head_dim = history.shape
+    kv = sum(_kv_bytes_per_token(bmodel.net(f"block_cache_{layer}")) for layer in range(layers))
+    head = bmodel.net("lm_head")
+    logits = None if head is None else head.variants[0].outputs[0]
+    is_argmax = logits is not None and logits.dtype == "int32"
+    return LanguageModel(
+        layers=layers,
+        hidden_size=states.shape[2],
+        vocab_size=0 if logits is None or is_argmax else logits.shape[-1],
+        context_length=context,
+        max_prompt_length=context - 1 if with_history else min(chunk, context - 1),
+        prefill_chunk_tokens=chunk,
+        decode_lengths=tuple(sorted(set(lengths), reverse=True)),
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        dtype=history.dtype,
+        kv_bytes_per_token=kv,
+        features=_features(bmodel, prefill, is_argmax=is_argmax, variants=len(set(lengths))),
+    )
+
+
+def _features(bmodel: Bmodel, prefill: Net, *, is_argmax: bool, variants: int) -> tuple[str, ...]:
+    found = {"argmax-head" if is_argmax else "logits"}
+    if prefill.dynamic:
+        found.add("dynamic-prefill")
+    if variants > 1:
+        found.add("decode-variants")
+    for net, feature in (
+        ("block_kv_0", "history"),
+        ("greedy_head", "greedy-head"),
+        ("sample_head", "sample-head"),
+        ("penalty_sample_head", "penalty-sample-head"),
+        ("block_unshare_0", "share-prefix"),
+        ("block_prompt_0", "share-prompt"),
+        ("vit", "vit"),
+    ):
+        if bmodel.net(net) is not None:
+            found.add(feature)
+    return tuple(sorted(found))
+
+
+def _kv_bytes_per_token(net: Net | None) -> int:
+    """Both rows that a decode step adds: K and V of one token."""
+    if net is None:
+        return 0
+    return sum(tensor.size_bytes for tensor in net.variants[0].outputs[1:3])
+
+
+def _tensor(net: Net, index: int) -> Tensor | None:
+    inputs = net.variants[0].inputs
+    return inputs[index] if len(inputs) >= 2 else None

@@ -1,0 +1,46 @@
+"""How much device memory loading a bmodel takes.
+
+One runtime context per slot. All contexts of a process share the weights (one copy of each block,
+told apart by its SHA-256) and the scratch memory of the nets (which overlaps: the largest counts).
+Each context has its own instructions and its own memory for the inputs and outputs of nets in
+io-alone mode, which holds the KV of the slot.
+Checked by counting the runtime's allocations with BM_RUNTIME_SHARE_MEM set: exact for weights,
+scratch and io; instructions are an upper bound, since the runtime loads equal ones once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tpuserve.bmodel.model import Bmodel
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryBudget:
+    """Bytes on each chip; `slot_*` are needed once per slot, the others once."""
+
+    weights_bytes: int
+    neuron_bytes: int
+    slot_instruction_bytes: int
+    slot_io_bytes: int
+
+    @property
+    def slot_bytes(self) -> int:
+        return self.slot_instruction_bytes + self.slot_io_bytes
+
+    def total_bytes(self, slots: int) -> int:
+        return self.weights_bytes + self.neuron_bytes + slots * self.slot_bytes
+
+
+def memory_budget(bmodel: Bmodel) -> MemoryBudget:
+    variants = [variant for net in bmodel.nets for variant in net.variants]
+    weights = {v.weights.sha256: v.weights.size_bytes for v in variants if v.weights is not None}
+    return MemoryBudget(
+        weights_bytes=sum(weights.values()),
+        neuron_bytes=max(variant.neuron_bytes for variant in variants),
+        slot_instruction_bytes=sum(variant.instruction_bytes for variant in variants),
+        # The variants of one net share one io area.
+        slot_io_bytes=sum(
+            max(variant.io_bytes for variant in net.variants) for net in bmodel.nets if net.io_alone
+        ),
+    )

@@ -1,0 +1,212 @@
+"""What the client takes and gives: plain values. None means that the server chooses."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+Role = Literal["system", "user", "assistant", "tool"]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    text: str
+
+
+class Priority(enum.Enum):
+    """Scheduling class; a lower class waits for a higher one."""
+
+    BULK = "bulk"
+    DEFAULT = "default"
+    INTERACTIVE = "interactive"
+    SYSTEM = "system"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How tokens are drawn; ranges as in `tpuserve.v1.SamplingParams`."""
+
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    penalty_window_tokens: int | None = None
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stopping:
+    """When to stop; `stop` texts are not part of the answer."""
+
+    max_tokens: int | None = None
+    min_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """Everything about a request but its prompt.
+
+    model: may be empty when the server has one. logprobs: number of best tokens beside the chosen
+    one, None for no logprobs. n: completions to draw. timeout_s: the request's deadline.
+    """
+
+    model: str = ""
+    sampling: Sampling = Sampling()
+    stopping: Stopping = Stopping()
+    logprobs: int | None = None
+    n: int | None = None
+    priority: Priority | None = None
+    timeout_s: float | None = None
+
+
+DEFAULTS: Final = Options()
+
+
+class FinishReason(enum.Enum):
+    """Why an answer ended; UNKNOWN for a reason that this client does not know."""
+
+    UNKNOWN = "unknown"
+    STOP = "stop"
+    LENGTH = "length"
+    STOP_SEQUENCE = "stop_sequence"
+    TOOL_CALLS = "tool_calls"
+    CANCELLED = "cancelled"
+    DEADLINE = "deadline"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A token that might have been drawn, with the natural logarithm of its probability."""
+
+    token_id: int
+    logprob: float
+    token: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """The drawn token and the best ones, best first."""
+
+    token_id: int
+    logprob: float
+    token: bytes
+    top: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Where the server spent the time, in microseconds."""
+
+    queue_us: int
+    prefill_us: int
+    decode_us: int
+    ttft_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The first chunk: the prompt was processed."""
+
+    request_id: str
+    model: str
+    prompt_tokens: int
+    cached_tokens: int
+    seed: int
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """New text and tokens of completion `index`; the text may be empty."""
+
+    index: int
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprob, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The end of completion `index`; `stop` is the stop text that was met."""
+
+    index: int
+    reason: FinishReason
+    stop: str | None
+    usage: Usage
+    timings: Timings
+
+
+Chunk = Started | Delta | Finished
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One whole answer."""
+
+    index: int
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprob, ...]
+    reason: FinishReason
+    stop: str | None
+    timings: Timings
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Answers in one piece; `text` is the first one's."""
+
+    request_id: str
+    model: str
+    seed: int
+    device: str
+    completions: tuple[Completion, ...]
+    usage: Usage
+
+    @property
+    def text(self) -> str:
+        return self.completions[0].text if self.completions else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Ids and each token's own bytes, which may be part of a character."""
+
+    ids: tuple[int, ...]
+    tokens: tuple[bytes, ...]
+    context_length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A served model; lengths in tokens."""
+
+    name: str
+    bmodel_sha256: str
+    context_length: int
+    max_prompt_length: int
+    vocab_size: int
+    features: tuple[str, ...]
+    devices: int
+    healthy_devices: int
+    created_s: int
