@@ -1,0 +1,10 @@
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.k8s.manifests import K8S, OVERLAYS, Rendered, render
+
+
+@pytest.fixture(scope="session", params=OVERLAYS)
+def rendered(request: pytest.FixtureRequest) -> Rendered:
+    return Rendered(request.param, render(K8S / "overlays" / request.param))
