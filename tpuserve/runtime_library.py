@@ -11,6 +11,8 @@ from typing import Final
 from tpuserve import emulator
 
 KINDS: Final = ("auto", "pcie", "soc", "emulator")
+# The names that are tried, in the order in which they are loaded.
+_LIBRARIES: Final = (("libbmrt.so.1.0", "libbmrt.so"), ("libbmlib.so.0", "libbmlib.so"))
 _LIBSOPHON: Final = "opt/sophon/libsophon-current/lib"
 
 
@@ -111,6 +113,9 @@ def _custom(path: Path) -> RuntimeLibrary:
 
 
 def _missing(directory: Path) -> str:
-    """Names of libraries of which no version is there; empty when all are."""
-    wanted = ("libbmrt.so", "libbmlib.so")
-    return " and ".join(name for name in wanted if not any(directory.glob(name + "*")))
+    """The libraries of which no known file name is there; empty when all are."""
+    return " and ".join(
+        names[-1]
+        for names in _LIBRARIES
+        if not any((directory / name).is_file() for name in names)
+    )

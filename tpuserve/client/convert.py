@@ -57,8 +57,8 @@ def chat_request(
         return generation_pb2.ChatRequest(
             model=options.model,
             messages=[message(item) for item in messages],
-            sampling=_sampling(options.sampling),
-            stopping=_stopping(options.stopping),
+            sampling=_sampling(options),
+            stopping=_stopping(options),
             logprobs=_logprobs(options.logprobs),
             priority=_priority(options.priority),
             n=options.n,
@@ -72,8 +72,8 @@ def generate_request(prompt: Prompt, options: types.Options) -> generation_pb2.G
     try:
         request = generation_pb2.GenerateRequest(
             model=options.model,
-            sampling=_sampling(options.sampling),
-            stopping=_stopping(options.stopping),
+            sampling=_sampling(options),
+            stopping=_stopping(options),
             logprobs=_logprobs(options.logprobs),
             priority=_priority(options.priority),
             n=options.n,
@@ -202,28 +202,28 @@ def error(failure: grpc.RpcError, address: str) -> errors.TpuserveError:
     return _ERRORS.get(code, errors.InternalError)(details)
 
 
-def _sampling(sampling: types.Sampling) -> generation_pb2.SamplingParams:
+def _sampling(options: types.Options) -> generation_pb2.SamplingParams:
     return generation_pb2.SamplingParams(
-        temperature=sampling.temperature,
-        top_k=sampling.top_k,
-        top_p=sampling.top_p,
-        min_p=sampling.min_p,
-        repetition_penalty=sampling.repetition_penalty,
-        presence_penalty=sampling.presence_penalty,
-        frequency_penalty=sampling.frequency_penalty,
-        penalty_window_tokens=sampling.penalty_window_tokens,
-        logit_bias=dict(sampling.logit_bias),
-        seed=sampling.seed,
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        min_p=options.min_p,
+        repetition_penalty=options.repetition_penalty,
+        presence_penalty=options.presence_penalty,
+        frequency_penalty=options.frequency_penalty,
+        penalty_window_tokens=options.penalty_window_tokens,
+        logit_bias=dict(options.logit_bias),
+        seed=options.seed,
     )
 
 
-def _stopping(stopping: types.Stopping) -> generation_pb2.StoppingParams:
+def _stopping(options: types.Options) -> generation_pb2.StoppingParams:
     return generation_pb2.StoppingParams(
-        max_tokens=stopping.max_tokens,
-        min_tokens=stopping.min_tokens,
-        stop=stopping.stop,
-        stop_token_ids=stopping.stop_token_ids,
-        ignore_eos=stopping.ignore_eos,
+        max_tokens=options.max_tokens,
+        min_tokens=options.min_tokens,
+        stop=options.stop,
+        stop_token_ids=options.stop_token_ids,
+        ignore_eos=options.ignore_eos,
     )
 
 

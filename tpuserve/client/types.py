@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -28,9 +28,15 @@ class Priority(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sampling:
-    """How tokens are drawn; ranges as in `tpuserve.v1.SamplingParams`."""
+class Options:
+    """Everything about a request but its prompt; ranges as in `generation.proto`.
 
+    model: may be empty when the server has one. temperature: 0 is greedy. seed: same seed, same
+    tokens. stop: texts that end the answer and are not part of it. logprobs: number of best tokens
+    beside the chosen one, None for no logprobs. n: completions to draw. timeout_s: the deadline.
+    """
+
+    model: str = ""
     temperature: float | None = None
     top_k: int | None = None
     top_p: float | None = None
@@ -41,30 +47,11 @@ class Sampling:
     penalty_window_tokens: int | None = None
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     seed: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stopping:
-    """When to stop; `stop` texts are not part of the answer."""
-
     max_tokens: int | None = None
     min_tokens: int | None = None
-    stop: tuple[str, ...] = ()
-    stop_token_ids: tuple[int, ...] = ()
+    stop: Sequence[str] = ()
+    stop_token_ids: Sequence[int] = ()
     ignore_eos: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """Everything about a request but its prompt.
-
-    model: may be empty when the server has one. logprobs: number of best tokens beside the chosen
-    one, None for no logprobs. n: completions to draw. timeout_s: the request's deadline.
-    """
-
-    model: str = ""
-    sampling: Sampling = Sampling()
-    stopping: Stopping = Stopping()
     logprobs: int | None = None
     n: int | None = None
     priority: Priority | None = None
@@ -134,6 +121,11 @@ class Started:
     seed: int
     device: str
 
+    @property
+    def text(self) -> str:
+        """Always empty: lets a loop over chunks print `text` without asking which one it has."""
+        return ""
+
 
 @dataclass(frozen=True, slots=True)
 class Delta:
@@ -154,6 +146,11 @@ class Finished:
     stop: str | None
     usage: Usage
     timings: Timings
+
+    @property
+    def text(self) -> str:
+        """Always empty, as that of `Started`."""
+        return ""
 
 
 Chunk = Started | Delta | Finished

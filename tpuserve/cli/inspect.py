@@ -1,0 +1,194 @@
+"""`tpuserve inspect DIR|FILE`: a bmodel's nets, features and memory budget, without a chip."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tpuserve import bmodel, model_dir
+from tpuserve.bmodel import Bmodel, LanguageModel, MemoryBudget, Net, Tensor, Variant
+from tpuserve.cli import text
+from tpuserve.cli.errors import CommandError
+
+_SHORT: Final = {"float32": "f32", "float16": "f16", "bfloat16": "bf16", "int32": "i32"}
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """`slots` is what the model directory asks for; None for a bare file or where it is silent."""
+
+    name: str
+    path: Path
+    bmodel: Bmodel
+    language: LanguageModel | None
+    memory: MemoryBudget
+    tokenizer: str | None
+    slots: int | None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", type=Path, help="a model directory or a bmodel file")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    found = inspect(args.path)
+    print(json.dumps(_document(found), indent=2) if args.json else _page(found))
+    return 0
+
+
+def inspect(path: Path) -> Inspection:
+    """Raises CommandError when the directory or the file cannot be read."""
+    try:
+        model = model_dir.load(path) if path.is_dir() else None
+        file = path if model is None else model.bmodel
+        content = bmodel.read(file)
+    except (model_dir.ModelDirError, bmodel.BmodelFileError) as error:
+        raise CommandError(str(error)) from error
+    return Inspection(
+        name=path.stem if model is None else model.name,
+        path=file,
+        bmodel=content,
+        language=bmodel.describe(content),
+        memory=bmodel.memory_budget(content),
+        tokenizer=None if model is None else _tokenizer_kind(model.config),
+        slots=None if model is None else model.slots,
+    )
+
+
+def _tokenizer_kind(config: Path) -> str:
+    if (config / "tokenizer.json").is_file():
+        return "Hugging Face (tokenizer.json)"
+    for pattern, kind in (
+        ("*.tiktoken", "tiktoken"),
+        ("tokenizer.model", "SentencePiece"),
+        ("vocab.json", "byte-level BPE"),
+    ):
+        for file in sorted(config.glob(pattern)):
+            return f"{kind} ({file.name})"
+    return f"none found in {config}"
+
+
+def _document(found: Inspection) -> dict[str, object]:
+    slots = found.slots or 1
+    return {
+        "name": found.name,
+        "path": str(found.path),
+        "tokenizer": found.tokenizer,
+        "slots": found.slots,
+        "language_model": found.language and _language_document(found.language),
+        "memory": {
+            **dataclasses.asdict(found.memory),
+            "total_bytes": found.memory.total_bytes(slots),
+            "total_bytes_slots": slots,
+        },
+        **dataclasses.asdict(found.bmodel),
+    }
+
+
+def _language_document(language: LanguageModel) -> dict[str, object]:
+    return {**dataclasses.asdict(language), "kv_bytes_per_slot": language.kv_bytes_per_slot}
+
+
+def _page(found: Inspection) -> str:
+    content = found.bmodel
+    head = [
+        ("bmodel", f"{found.path} ({text.size(content.file_bytes)})"),
+        ("chip", f"{content.chip} × {content.devices}, compiler {content.version}"),
+    ]
+    if found.tokenizer is not None:
+        head.append(("tokenizer", found.tokenizer))
+    if found.language is None:
+        head.append(("model", "the nets are not those of a language model that tpuserve knows"))
+    else:
+        head += _language_rows(found.language)
+    blocks = [found.name, text.table(head), "", "device memory on each chip"]
+    blocks += [text.table(_memory_rows(found)), "", f"nets ({len(content.nets)})"]
+    blocks += _net_lines(content.nets)
+    return "\n".join(blocks)
+
+
+def _language_rows(language: LanguageModel) -> list[tuple[str, str]]:
+    vocabulary = f"{language.vocab_size} logits" if language.vocab_size else "argmax head"
+    lengths = ", ".join(str(length) for length in language.decode_lengths)
+    return [
+        (
+            "model",
+            f"{language.layers} layers, hidden size {language.hidden_size}, "
+            f"{language.kv_heads} KV heads of {language.head_dim}, {language.dtype}, {vocabulary}",
+        ),
+        (
+            "lengths",
+            f"context {language.context_length} tokens, prompt at most "
+            f"{language.max_prompt_length}, prefill {language.prefill_chunk_tokens} at a time, "
+            f"decode nets for {lengths}",
+        ),
+        ("features", ", ".join(language.features)),
+        (
+            "KV",
+            f"{text.size(language.kv_bytes_per_token)} per token, "
+            f"{text.size(language.kv_bytes_per_slot)} per slot",
+        ),
+    ]
+
+
+def _memory_rows(found: Inspection) -> list[tuple[str, ...]]:
+    memory = found.memory
+    rows: list[tuple[str, ...]] = [
+        ("weights", text.size(memory.weights_bytes), "once"),
+        ("scratch", text.size(memory.neuron_bytes), "once"),
+        ("inputs, outputs and KV", text.size(memory.slot_io_bytes), "for each slot"),
+        ("instructions, at most", text.size(memory.slot_instruction_bytes), "for each slot"),
+    ]
+    for slots in sorted({1, 2, 4, 8, 16, found.slots or 1}):
+        note = "as tpuserve.toml asks" if slots == found.slots else ""
+        name = f"all, {slots} slot{'s' if slots > 1 else ''}"
+        rows.append((name, text.size(memory.total_bytes(slots)), note))
+    return rows
+
+
+def _net_lines(nets: tuple[Net, ...]) -> list[str]:
+    """One paragraph per net; layers that look alike share theirs."""
+    alike: dict[tuple[object, ...], list[Net]] = {}
+    for net in nets:
+        stem = re.sub(r"_\d+$", "", net.name)
+        shapes = tuple(_shapes(variant) for variant in net.variants)
+        alike.setdefault((stem, net.dynamic, net.io_alone, shapes), []).append(net)
+    lines = []
+    for group in alike.values():
+        lines += _group_lines(group)
+    return lines
+
+
+def _group_lines(group: list[Net]) -> list[str]:
+    net = group[0]
+    first = net.variants[0]
+    name = net.name if len(group) == 1 else f"{net.name} … {group[-1].name.rsplit('_', 1)[-1]}"
+    mode = ("dynamic" if net.dynamic else "static") + (", own io memory" if net.io_alone else "")
+    lines = [
+        f"  {name}  ({mode})",
+        f"    in   {_list(first.inputs)}",
+        f"    out  {_list(first.outputs)}",
+    ]
+    for variant in net.variants[1:]:
+        pairs = zip(first.inputs + first.outputs, variant.inputs + variant.outputs, strict=False)
+        lines.append(f"    or   {_list(b for a, b in pairs if a.shape != b.shape)}")
+    return lines
+
+
+def _shapes(variant: Variant) -> tuple[str, str]:
+    return _list(variant.inputs), _list(variant.outputs)
+
+
+def _list(tensors: Iterable[Tensor]) -> str:
+    return ", ".join(
+        f"{tensor.name} {_SHORT.get(tensor.dtype, tensor.dtype)}"
+        f"[{'×'.join(map(str, tensor.shape))}]"
+        for tensor in tensors
+    )
