@@ -1,0 +1,133 @@
+"""The device service: serves one bmodel on one chip group.
+
+Exit status: 0 drained, 1 cannot start, 2 wrong usage, 3 a chip or the runtime failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from device_svc.engine import CoreEngine
+from device_svc.engine_api import OpenEngine
+from device_svc.process import Endpoints, run_device
+from device_svc.service import DeviceConfig
+from device_svc.servicer import Identity
+from tpuserve import bmodel, model_dir, runtime_library
+from tpuserve.rpc import logging
+
+DEFAULT_SLOTS: Final = 4
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = _parser().parse_args(argv)
+    logging.configure("device", arguments.log_level)
+    return run_device(
+        functools.partial(_prepare, arguments),
+        Endpoints(arguments.listen, arguments.metrics_listen),
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="tpuserve-device", description=__doc__)
+    add = parser.add_argument
+    add("--model", required=True, metavar="DIR", help="model directory")
+    add("--listen", required=True, metavar="ADDR", help="host:port or unix:/path")
+    add("--name", help="device group's name; default: host name and chips")
+    add("--runtime", default="auto", metavar="KIND", help="auto, pcie, soc, emulator or a path")
+    add("--devices", type=_chips, default=(0,), metavar="0,1", help="chip ids of the group")
+    add(
+        "--slots",
+        type=_positive,
+        help=f"resident requests; default: tpuserve.toml's, else {DEFAULT_SLOTS}",
+    )
+    add("--max-waiting", type=_count, default=256, help="requests that may wait for a slot")
+    add(
+        "--itl-budget-ms",
+        type=_positive,
+        default=250,
+        help="longest gap between two tokens of a request that prefill of others may cause",
+    )
+    add("--metrics-listen", metavar="HOST:PORT", help="serve Prometheus metrics here")
+    add("--log-level", default="info", choices=("debug", "info", "warning", "error"))
+    return parser
+
+
+def _prepare(arguments: argparse.Namespace) -> tuple[DeviceConfig, OpenEngine]:
+    """Everything that can be checked without opening a chip. Raises OSError or ValueError."""
+    model = model_dir.load(arguments.model)
+    sha256 = model_dir.bmodel_sha256(model)
+    nets = bmodel.read(model.bmodel)
+    library = runtime_library.find(arguments.runtime)
+    slots = arguments.slots or model.slots or DEFAULT_SLOTS
+    chips = arguments.devices
+    config = DeviceConfig(
+        identity=Identity(
+            name=arguments.name or f"{socket.gethostname()}:{','.join(map(str, chips))}",
+            model_name=model.name,
+            bmodel_sha256=sha256,
+            chips=chips,
+            runtime_kind=library.kind,
+        ),
+        max_waiting=arguments.max_waiting,
+        itl_budget_s=arguments.itl_budget_ms / 1000,
+    )
+    open_engine = functools.partial(
+        CoreEngine,
+        model.bmodel,
+        library.directory,
+        emulator=library.emulator,
+        chips=chips,
+        slots=slots,
+        memory=bmodel.memory_budget(nets),
+        vocab_size=_config_vocab_size(model.config),
+    )
+    return config, open_engine
+
+
+def _config_vocab_size(config: Path) -> int:
+    """Rows of the embedding as config.json has them; 0 without that file or entry."""
+    path = config / "config.json"
+    if not path.exists():
+        return 0
+    try:
+        size = json.loads(path.read_text(encoding="utf-8")).get("vocab_size", 0)
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{path} is not a JSON object: {error}") from error
+    if not isinstance(size, int) or size < 0:
+        raise ValueError(f"{path}: vocab_size is {size!r}, must be a count")
+    return size
+
+
+def _chips(text: str) -> tuple[int, ...]:
+    try:
+        chips = tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list such as 0,1") from error
+    if min(chips) < 0 or len(set(chips)) < len(chips):
+        raise argparse.ArgumentTypeError(f"{text!r} repeats a chip or has a negative one")
+    return chips
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{value} is negative")
+    return value
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is below 1")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,195 @@
+"""The adapter over the C++ extension; nothing else imports it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from device_svc import _core
+from device_svc.engine_api import (
+    ChipReading,
+    EngineFailure,
+    EngineStartError,
+    ModelShape,
+    Rows,
+    Sampled,
+    Sampler,
+    Sampling,
+)
+from tpuserve.bmodel import MemoryBudget
+
+_INT_MAX: Final = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class _ArgmaxToken:
+    token: int
+    logprob: None = None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+class _ArgmaxSampler:
+    """The head has drawn already: nothing to remember."""
+
+    def accept(self, token: int) -> None:
+        pass
+
+
+class CoreEngine:
+    """`Engine` over the C++ extension. Raises EngineStartError."""
+
+    def __init__(
+        self,
+        bmodel: Path,
+        library: Path,
+        *,
+        emulator: bool,
+        chips: Sequence[int],
+        slots: int,
+        memory: MemoryBudget,
+        vocab_size: int = 0,
+    ) -> None:
+        """`vocab_size` stands in where the bmodel does not tell its own."""
+        try:
+            self._library = _core.Library(str(library), emulator=emulator)
+            _check_chips(self._library, chips)
+            for chip in chips:
+                _check_memory(self._library.chip_status(chip), memory, slots)
+            self._core = _core.Engine(self._library, str(bmodel), chips=chips, slots=slots)
+        except _core.CoreError as error:
+            raise EngineStartError(str(error)) from error
+        self._shape = _shape_of(self._core.spec, vocab_size)
+
+    @property
+    def shape(self) -> ModelShape:
+        return self._shape
+
+    @property
+    def runtime_version(self) -> str:
+        return self._library.version
+
+    @property
+    def slots(self) -> int:
+        return self._core.slots
+
+    @property
+    def decode_rows(self) -> int:
+        return 1
+
+    @property
+    def launches(self) -> int:
+        return self._core.launches
+
+    def prefill(
+        self, slot: int, ids: NDArray[np.int32], position: int, *, last: bool
+    ) -> Rows | None:
+        try:
+            row = self._core.prefill(slot, ids, position, last=last)
+        except _core.CoreError as error:
+            raise EngineFailure(str(error)) from error
+        if row is None or self._shape.argmax:
+            return row
+        return cast("NDArray[np.float32]", row).reshape(1, -1)
+
+    def decode(self, slots: Sequence[int], ids: NDArray[np.int32]) -> Rows:
+        try:
+            return self._core.decode(slots, ids)
+        except _core.CoreError as error:
+            raise EngineFailure(str(error)) from error
+
+    def sampler(self, sampling: Sampling, prompt_ids: NDArray[np.int32]) -> Sampler:
+        if self._shape.argmax:
+            return _ArgmaxSampler()
+        return _core.Sampler(_params_of(sampling), self._shape.vocab_size, prompt_ids)
+
+    def sample(self, rows: Rows, samplers: Sequence[Sampler]) -> Sequence[Sampled]:
+        if self._shape.argmax:
+            return [_ArgmaxToken(token) for token in rows.tolist()]
+        try:
+            return _core.sample(
+                cast("NDArray[np.float32]", rows), cast("Sequence[_core.Sampler]", samplers)
+            )
+        except _core.CoreError as error:
+            raise EngineFailure(str(error)) from error
+
+    def free(self, slot: int) -> None:
+        self._core.free(slot)
+
+    def chip_reading(self, chip: int) -> ChipReading:
+        """Raises EngineFailure when the chip does not answer."""
+        try:
+            status = self._library.chip_status(chip)
+        except _core.CoreError as error:
+            raise EngineFailure(str(error)) from error
+        return ChipReading(
+            chip=chip,
+            memory_total_bytes=status.memory_total_bytes,
+            memory_used_bytes=status.memory_used_bytes,
+            utilisation_ratio=status.utilisation_ratio,
+            temperature_celsius=status.temperature_celsius,
+            power_watts=status.power_watts,
+            clock_hz=status.clock_hz,
+        )
+
+    def close(self) -> None:
+        self._core.close()
+
+
+def _check_chips(library: _core.Library, chips: Sequence[int]) -> None:
+    """The emulator ends the process when a chip that it lacks is opened."""
+    count = library.chip_count()
+    for chip in chips:
+        if chip >= count:
+            raise EngineStartError(
+                f"there is no chip {chip}; this host has {count}, numbered from 0"
+            )
+
+
+def _check_memory(status: _core.ChipStatus, memory: MemoryBudget, slots: int) -> None:
+    """Where the driver tells the free memory. The runtime ends the process when it runs out."""
+    if status.memory_total_bytes is None:
+        return
+    free = status.memory_total_bytes - (status.memory_used_bytes or 0)
+    needed = memory.total_bytes(slots)
+    if needed > free:
+        raise EngineStartError(
+            f"the model needs {needed} bytes on chip {status.chip} ({memory.weights_bytes} for "
+            f"weights, {memory.neuron_bytes} for scratch, {memory.slot_bytes} for each of {slots} "
+            f"slots); {free} of {status.memory_total_bytes} are free"
+        )
+
+
+def _shape_of(spec: _core.ModelSpec, vocab_size: int) -> ModelShape:
+    argmax = spec.head == "argmax"
+    return ModelShape(
+        context_length=spec.context_length,
+        max_prompt_length=spec.max_prompt_length,
+        prefill_chunk_tokens=spec.prefill_chunk,
+        vocab_size=spec.vocab_size or vocab_size,
+        argmax=argmax,
+        features=tuple(sorted({*spec.features, "argmax-head" if argmax else "logits"})),
+    )
+
+
+def _params_of(sampling: Sampling) -> _core.SamplingParams:
+    # Counts above the extension's int mean the same as its largest.
+    return _core.SamplingParams(
+        temperature=sampling.temperature,
+        top_k=min(sampling.top_k, _INT_MAX),
+        top_p=sampling.top_p,
+        min_p=sampling.min_p,
+        repetition_penalty=sampling.repetition_penalty,
+        presence_penalty=sampling.presence_penalty,
+        frequency_penalty=sampling.frequency_penalty,
+        penalty_window=min(sampling.penalty_window_tokens, _INT_MAX),
+        logit_bias=dict(sampling.logit_bias),
+        seed=sampling.seed,
+        logprobs=-1 if sampling.logprobs is None else sampling.logprobs,
+        banned_until_min_tokens=sampling.banned_ids,
+        min_tokens=min(sampling.min_tokens, _INT_MAX),
+    )

@@ -1,0 +1,150 @@
+"""The engine as the device service sees it.
+
+Two implementations: `device_svc.engine.CoreEngine` over the C++ extension, and the arithmetic one
+in `tests/support/fake_core.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Rows: TypeAlias = NDArray[np.float32] | NDArray[np.int32]
+
+
+class EngineStartError(ValueError):
+    """The engine cannot be opened; the text is for the operator."""
+
+
+class EngineFailure(RuntimeError):
+    """A chip or the runtime failed: the state of every slot is unknown from here on."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """Lengths in tokens. `vocab_size` is 0 when the bmodel does not tell it.
+
+    argmax: the head returns a token instead of logits, so there is nothing to sample from.
+    features: sorted names.
+    """
+
+    context_length: int
+    max_prompt_length: int
+    prefill_chunk_tokens: int
+    vocab_size: int
+    argmax: bool
+    features: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a request's tokens are drawn; meanings and ranges as in `tpuserve.v1.SamplingParams`.
+
+    logprobs: None for none, else how many of the best beside the chosen token.
+    banned_ids: not drawn before `min_tokens` tokens are out.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    penalty_window_tokens: int = 0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    seed: int = 0
+    logprobs: int | None = None
+    min_tokens: int = 0
+    banned_ids: tuple[int, ...] = ()
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the most likely token, unchanged by penalties or bias, is drawn every time."""
+        return (
+            (self.temperature == 0 or self.top_k == 1)
+            and self.repetition_penalty == 1
+            and self.presence_penalty == 0
+            and self.frequency_penalty == 0
+            and not self.logit_bias
+            and not (self.min_tokens and self.banned_ids)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ChipReading:
+    """One chip's readings; None where the driver does not support the reading."""
+
+    chip: int
+    memory_total_bytes: int | None = None
+    memory_used_bytes: int | None = None
+    utilisation_ratio: float | None = None
+    temperature_celsius: float | None = None
+    power_watts: float | None = None
+    clock_hz: int | None = None
+
+
+class Sampler(Protocol):
+    """The sampling state of one request."""
+
+    def accept(self, token: int) -> None:
+        """Append a completion token without sampling (resume)."""
+
+
+class Sampled(Protocol):
+    """A drawn token; `logprob` and `top` (id, logprob; best first) when they were asked for."""
+
+    @property
+    def token(self) -> int: ...
+    @property
+    def logprob(self) -> float | None: ...
+    @property
+    def top(self) -> Sequence[tuple[int, float]]: ...
+
+
+class Engine(Protocol):
+    """One bmodel resident on one chip group; `slots` independent sequences of tokens.
+
+    One thread at a time, always the same one, but for `sampler` and `chip_reading`, which any
+    thread may call. Raises EngineFailure when the chip or the runtime fails, ValueError for
+    arguments out of range, in which case no slot has changed.
+    """
+
+    @property
+    def shape(self) -> ModelShape: ...
+    @property
+    def runtime_version(self) -> str: ...
+    @property
+    def slots(self) -> int: ...
+    @property
+    def decode_rows(self) -> int:
+        """Sequences that one decode launch serves."""
+
+    @property
+    def launches(self) -> int:
+        """Nets launched since the engine was opened."""
+
+    def prefill(
+        self, slot: int, ids: NDArray[np.int32], position: int, *, last: bool
+    ) -> Rows | None:
+        """Fill KV rows [position, position + n) with ids, int32 [n]; the head's row if `last`."""
+
+    def decode(self, slots: Sequence[int], ids: NDArray[np.int32]) -> Rows:
+        """Append ids[i], int32 [n], to slots[i]; the head's rows, [n, …], in that order."""
+
+    def sampler(self, sampling: Sampling, prompt_ids: NDArray[np.int32]) -> Sampler:
+        """Raises ValueError naming a value out of range."""
+
+    def sample(self, rows: Rows, samplers: Sequence[Sampler]) -> Sequence[Sampled]:
+        """Draw one token per row and append it to its sampler."""
+
+    def free(self, slot: int) -> None: ...
+    def chip_reading(self, chip: int) -> ChipReading: ...
+    def close(self) -> None: ...
+
+
+OpenEngine: TypeAlias = Callable[[], Engine]

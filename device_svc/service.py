@@ -1,0 +1,122 @@
+"""The device service as a whole: server, sessions, engine thread; start, failure and drain."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import Final
+
+from prometheus_client import CollectorRegistry
+
+from device_svc.engine_api import OpenEngine
+from device_svc.engine_thread import EngineThread
+from device_svc.metrics import ChipCollector, LoadCollector, StepMetrics
+from device_svc.request import Report
+from device_svc.servicer import SERVICE_NAME, DeviceServicer, Identity, Serving
+from device_svc.sessions import MAX_UNREAD_EVENTS, Sessions
+from tpuserve.errors import Unavailable
+from tpuserve.rpc.server import Server
+from tpuserve.v1 import device_pb2_grpc
+
+_log = logging.getLogger(__name__)
+
+# For sessions to read the last events, once every request has ended.
+_FLUSH_S: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceConfig:
+    """max_waiting: requests beyond the slots. itl_budget_s: see `device_svc.pacing`."""
+
+    identity: Identity
+    max_waiting: int = 256
+    itl_budget_s: float = 0.25
+    max_unread_events: int = MAX_UNREAD_EVENTS
+
+
+class DeviceService:
+    """`start`, then wait for `failed` or for the wish to stop, then `drain` or `abandon`."""
+
+    def __init__(
+        self,
+        config: DeviceConfig,
+        open_engine: OpenEngine,
+        *,
+        registry: CollectorRegistry | None = None,
+    ) -> None:
+        self._config = config
+        self._registry = registry or CollectorRegistry()
+        self._metrics = StepMetrics(self._registry)
+        self._server = Server([SERVICE_NAME])
+        self._servicer = DeviceServicer(config.identity)
+        device_pb2_grpc.add_DeviceServicer_to_server(self._servicer, self._server.grpc_server)
+        self._thread = EngineThread(
+            open_engine,
+            itl_budget_s=config.itl_budget_s,
+            deliver=self._deliver,
+            failed=self._on_failed,
+        )
+        self._sessions: Sessions | None = None
+        self.failed = asyncio.Event()
+
+    async def start(self, address: str) -> int:
+        """Listen, load, warm up, serve; returns the port, 0 for a Unix socket.
+
+        The server answers health checks with NOT_SERVING while the model loads. Raises OSError for
+        the address and ValueError for the model or the chips.
+        """
+        port = await self._server.start(address)
+        try:
+            engine = await self._thread.start()
+        except BaseException:
+            await self._server.drain(0)
+            raise
+        config = self._config
+        self._sessions = Sessions(
+            self._thread.send,
+            slots=engine.slots,
+            context_length=engine.shape.context_length,
+            max_waiting=config.max_waiting,
+            max_unread_events=config.max_unread_events,
+        )
+        sessions = self._sessions
+        self._registry.register(LoadCollector(lambda: sessions.load, slots=engine.slots))
+        self._registry.register(ChipCollector(engine.chip_reading, config.identity.chips))
+        self._servicer.serve(Serving(engine, sessions, config.max_waiting))
+        await self._server.set_serving(True)
+        return port
+
+    async def drain(self, grace_s: float) -> None:
+        """Refuse new requests, let running and waiting ones finish within `grace_s`, stop.
+
+        What has not finished by then ends with its session, UNAVAILABLE, so that its owner may
+        resume it elsewhere.
+        """
+        await self._server.set_serving(False)
+        if self._sessions is not None:
+            try:
+                await asyncio.wait_for(self._sessions.drain(), grace_s)
+            except asyncio.TimeoutError:
+                _log.warning("the grace is over", extra={"grace_s": grace_s})
+            self._sessions.end_all(Unavailable("the device stopped"))
+        await self._stop()
+
+    async def abandon(self) -> None:
+        """Stop after a failure of the engine: sessions get what was queued, then UNAVAILABLE."""
+        await self._server.set_serving(False)
+        await self._stop()
+
+    async def _stop(self) -> None:
+        await self._server.drain(_FLUSH_S)
+        await self._thread.stop()
+
+    def _deliver(self, report: Report) -> None:
+        assert self._sessions is not None  # reports follow requests
+        self._sessions.deliver(report)
+        self._metrics.observe(report)
+
+    def _on_failed(self, error: BaseException) -> None:
+        if self._sessions is not None:
+            self._sessions.end_all(Unavailable("the device failed"))
+        self.failed.set()

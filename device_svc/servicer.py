@@ -1,0 +1,278 @@
+"""The Device service of `tpuserve.v1`: wire messages in, plain requests to the sessions, back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+import grpc
+import grpc.aio
+
+from device_svc import validation
+from device_svc.engine_api import Engine, ModelShape, Sampled, Sampling
+from device_svc.request import Finish, Refused, RejectReason, Request
+from device_svc.sessions import (
+    AcceptedEvent,
+    FrameEvent,
+    Load,
+    RejectedEvent,
+    SessionEvent,
+    Sessions,
+    SessionState,
+)
+from tpuserve.errors import Unavailable
+from tpuserve.rpc import status
+from tpuserve.v1 import device_pb2, device_pb2_grpc, generation_pb2
+
+SERVICE_NAME: Final = "tpuserve.v1.Device"
+
+_FINISH: Final = {
+    Finish.STOP: generation_pb2.FINISH_REASON_STOP,
+    Finish.LENGTH: generation_pb2.FINISH_REASON_LENGTH,
+    Finish.CANCELLED: generation_pb2.FINISH_REASON_CANCELLED,
+    Finish.DEADLINE: generation_pb2.FINISH_REASON_DEADLINE,
+    Finish.ERROR: generation_pb2.FINISH_REASON_ERROR,
+}
+_REJECT: Final = {
+    RejectReason.INVALID: device_pb2.REJECT_CODE_INVALID,
+    RejectReason.BUSY: device_pb2.REJECT_CODE_BUSY,
+    RejectReason.WRONG_MODEL: device_pb2.REJECT_CODE_WRONG_MODEL,
+    RejectReason.UNSUPPORTED: device_pb2.REJECT_CODE_UNSUPPORTED,
+    RejectReason.DRAINING: device_pb2.REJECT_CODE_DRAINING,
+    RejectReason.DUPLICATE: device_pb2.REJECT_CODE_DUPLICATE,
+}
+
+Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What the device says of itself in GetInfo. runtime_kind: as `tpuserve.runtime_library`."""
+
+    name: str
+    model_name: str
+    bmodel_sha256: str
+    chips: tuple[int, ...]
+    runtime_kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """What exists once the engine is open."""
+
+    engine: Engine
+    sessions: Sessions
+    max_waiting: int
+
+
+class DeviceServicer(device_pb2_grpc.DeviceServicer):
+    """UNAVAILABLE until `serve` is called."""
+
+    def __init__(self, identity: Identity, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._identity = identity
+        self._clock = clock
+        self._state: Serving | None = None
+
+    def serve(self, serving: Serving) -> None:
+        self._state = serving
+
+    @property
+    def _serving(self) -> Serving:
+        if self._state is None:
+            raise Unavailable("the device is loading its model")
+        return self._state
+
+    async def GetInfo(
+        self, request: device_pb2.GetDeviceInfoRequest, context: Context
+    ) -> device_pb2.DeviceInfo:
+        serving, identity = self._serving, self._identity
+        engine, shape = serving.engine, serving.engine.shape
+        return device_pb2.DeviceInfo(
+            name=identity.name,
+            model=device_pb2.ModelIdentity(
+                name=identity.model_name, bmodel_sha256=identity.bmodel_sha256
+            ),
+            context_length=shape.context_length,
+            max_prompt_length=shape.max_prompt_length,
+            prefill_chunk_tokens=shape.prefill_chunk_tokens,
+            vocab_size=shape.vocab_size,
+            slots=engine.slots,
+            max_waiting=serving.max_waiting,
+            features=shape.features,
+            chips=identity.chips,
+            runtime=device_pb2.RuntimeInfo(
+                kind=identity.runtime_kind, version=engine.runtime_version
+            ),
+        )
+
+    async def GetLoad(
+        self, request: device_pb2.GetLoadRequest, context: Context
+    ) -> device_pb2.Load:
+        return _load_to_wire(self._serving.sessions.load)
+
+    async def Session(
+        self, request_iterator: AsyncIterator[device_pb2.Command], context: Context
+    ) -> AsyncIterator[device_pb2.Event]:
+        serving = self._serving
+        session = serving.sessions.open()
+        reader = asyncio.create_task(self._read(serving, session, request_iterator))
+        breaker = asyncio.create_task(_abort_when_broken(session, context))
+        try:
+            while (event := await session.get()) is not None:
+                yield _event_to_wire(event)
+        finally:
+            serving.sessions.close(session)
+            reader.cancel()
+            breaker.cancel()
+            await asyncio.wait((reader, breaker))
+
+    async def _read(
+        self, serving: Serving, session: SessionState, commands: AsyncIterator[device_pb2.Command]
+    ) -> None:
+        try:
+            async for command in commands:
+                for submit in command.submits:
+                    self._submit(serving, session, submit)
+                for cancel in command.cancels:
+                    serving.sessions.cancel(session, cancel.request_id)
+            serving.sessions.end_submits(session)
+        except Exception as error:
+            session.end(error)
+
+    def _submit(self, serving: Serving, session: SessionState, submit: device_pb2.Submit) -> None:
+        received_s = self._clock()
+        try:
+            validation.check_identity(submit.bmodel_sha256, self._identity.bmodel_sha256)
+            key = serving.sessions.admit(session, submit.request_id)
+            request = _request_of(key, submit, serving.engine, received_s)
+        except Refused as refused:
+            session.put(RejectedEvent(submit.request_id, refused.reason, refused.detail))
+        else:
+            serving.sessions.submit(session, submit.request_id, request)
+
+
+async def _abort_when_broken(session: SessionState, context: Context) -> None:
+    """A reader that takes nothing blocks the writer too, so the call is ended from outside."""
+    error = await session.broken
+    with contextlib.suppress(grpc.aio.AbortError):
+        await status.abort(context, error)
+
+
+def _request_of(key: int, submit: device_pb2.Submit, engine: Engine, received_s: float) -> Request:
+    shape = engine.shape
+    validation.check_lengths(
+        prompt_tokens=len(submit.prompt_ids),
+        resume_tokens=len(submit.resume_ids),
+        max_tokens=submit.max_tokens,
+        shape=shape,
+    )
+    prompt_ids = validation.check_ids("prompt_ids", submit.prompt_ids, shape)
+    resume_ids = validation.check_ids("resume_ids", submit.resume_ids, shape)
+    sampling = _sampling_of(submit, shape)
+    validation.check_sampling(sampling, shape)
+    try:
+        sampler = engine.sampler(sampling, prompt_ids)
+    except ValueError as error:
+        raise Refused(RejectReason.INVALID, str(error)) from error
+    return Request(
+        key=key,
+        prompt_ids=prompt_ids,
+        sampler=sampler,
+        max_tokens=submit.max_tokens,
+        stop_ids=frozenset(submit.stop_ids),
+        resume_ids=tuple(resume_ids.tolist()),
+        priority=_priority_of(submit),
+        deadline_s=(
+            received_s + submit.deadline_ms / 1000 if submit.HasField("deadline_ms") else None
+        ),
+        logprobs=submit.HasField("logprobs"),
+    )
+
+
+def _priority_of(submit: device_pb2.Submit) -> int:
+    value = submit.priority or generation_pb2.PRIORITY_DEFAULT
+    if value not in generation_pb2.Priority.values():
+        raise Refused(RejectReason.INVALID, f"priority is {value}, which is not known")
+    return int(value)
+
+
+def _sampling_of(submit: device_pb2.Submit, shape: ModelShape) -> Sampling:
+    params = submit.sampling
+    given = {
+        name: getattr(params, name)
+        for name in (
+            "temperature",
+            "top_k",
+            "top_p",
+            "min_p",
+            "repetition_penalty",
+            "presence_penalty",
+            "frequency_penalty",
+            "penalty_window_tokens",
+            "seed",
+        )
+        if params.HasField(name)
+    }
+    return Sampling(
+        **given,
+        logit_bias=dict(params.logit_bias),
+        logprobs=submit.logprobs if submit.HasField("logprobs") else None,
+        min_tokens=submit.min_tokens,
+        # What the head cannot draw needs no ban.
+        banned_ids=tuple(stop for stop in submit.stop_ids if stop < shape.vocab_size),
+    )
+
+
+def _event_to_wire(event: SessionEvent) -> device_pb2.Event:
+    if isinstance(event, FrameEvent):
+        return device_pb2.Event(frame=_frame_to_wire(event))
+    if isinstance(event, AcceptedEvent):
+        return device_pb2.Event(
+            accepted=device_pb2.Accepted(
+                request_id=event.request_id,
+                slot=event.accepted.slot,
+                cached_tokens=event.accepted.cached_tokens,
+            )
+        )
+    return device_pb2.Event(
+        rejected=device_pb2.Rejected(
+            request_id=event.request_id, code=_REJECT[event.reason], detail=event.detail
+        )
+    )
+
+
+def _frame_to_wire(event: FrameEvent) -> device_pb2.Frame:
+    frame = device_pb2.Frame(
+        step=event.step, load=_load_to_wire(event.load), device_us=int(event.engine_s * 1e6)
+    )
+    add = frame.emissions.add
+    for request_id, emission in event.emissions:
+        wire = add(request_id=request_id, ids=emission.ids)
+        if emission.finish is not None:
+            wire.finish = _FINISH[emission.finish]
+        for sampled in emission.logprobs:
+            wire.logprobs.append(_logprob_to_wire(sampled))
+    return frame
+
+
+def _logprob_to_wire(sampled: Sampled) -> generation_pb2.TokenLogprob:
+    wire = generation_pb2.TokenLogprob(token_id=sampled.token)
+    if sampled.logprob is not None:
+        wire.logprob = sampled.logprob
+    for token_id, logprob in sampled.top:
+        wire.top.add(token_id=token_id, logprob=logprob)
+    return wire
+
+
+def _load_to_wire(load: Load) -> device_pb2.Load:
+    return device_pb2.Load(
+        running=load.running,
+        waiting=load.waiting,
+        free_slots=load.free_slots,
+        kv_tokens=load.kv_tokens,
+        kv_capacity_tokens=load.kv_capacity_tokens,
+    )

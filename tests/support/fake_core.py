@@ -1,0 +1,210 @@
+"""An engine whose tokens a person can compute; takes the place of the C++ extension in tests.
+
+The token after a sequence is (sum of all its ids + how many they are) modulo the vocabulary, plus
+the seed when the request samples (temperature above 0). So after the prompt 1, 2, 3 come
+6 + 3 = 9, then 15 + 4 = 19, then 34 + 5 = 39. A lost, doubled or foreign token changes all that
+follow. The logprob of a token is -1, of the n-th best beside it (the ids after it) -1 - n.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from device_svc.engine_api import (
+    ChipReading,
+    EngineFailure,
+    ModelShape,
+    Rows,
+    Sampled,
+    Sampler,
+    Sampling,
+)
+
+
+def expected_tokens(
+    prompt_ids: Sequence[int], count: int, *, seed: int = 0, vocab_size: int = 1024
+) -> list[int]:
+    """The `count` tokens that follow the prompt; `seed` is 0 for greedy requests."""
+    ids = list(prompt_ids)
+    for _ in range(count):
+        ids.append((sum(ids) + len(ids) + seed) % vocab_size)
+    return ids[len(prompt_ids) :]
+
+
+@dataclass(frozen=True, slots=True)
+class FakeSampled:
+    token: int
+    logprob: float | None
+    top: tuple[tuple[int, float], ...]
+
+
+class FakeSampler:
+    """Remembers how many tokens it has seen, as the real one does."""
+
+    def __init__(self, sampling: Sampling, vocab_size: int) -> None:
+        self._shift = 0 if sampling.greedy else sampling.seed
+        self._best = sampling.logprobs
+        self._vocab_size = vocab_size
+        self.generated = 0
+
+    def accept(self, token: int) -> None:
+        self.generated += 1
+
+    def draw(self, row: int) -> FakeSampled:
+        self.generated += 1
+        token = (row + self._shift) % self._vocab_size
+        if self._best is None:
+            return FakeSampled(token, None, ())
+        top = tuple(((token + n) % self._vocab_size, -1.0 - n) for n in range(1, self._best + 1))
+        return FakeSampled(token, -1.0, top)
+
+
+class FakeEngine:
+    """`Engine` over sums. Strict: it raises where the real one does, and on a second thread.
+
+    launch_s: how long a prefill or decode launch sleeps. fail_at: number of the launch that fails,
+    counted from 1. before_launch: called at the start of every launch, to hold the engine still.
+    refuse_id: a token id that decode refuses, as a slot-specific error.
+    """
+
+    def __init__(
+        self,
+        *,
+        slots: int = 4,
+        decode_rows: int | None = None,
+        context_length: int = 512,
+        chunk_tokens: int = 64,
+        vocab_size: int = 1024,
+        argmax: bool = False,
+        launch_s: float = 0.0,
+        fail_at: int | None = None,
+        refuse_id: int | None = None,
+        before_launch: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._shape = ModelShape(
+            context_length=context_length,
+            max_prompt_length=context_length - 1,
+            prefill_chunk_tokens=chunk_tokens,
+            vocab_size=vocab_size,
+            argmax=argmax,
+            features=("argmax-head", "history") if argmax else ("history", "logits"),
+        )
+        self._sums = [0] * slots
+        self._lengths = [0] * slots
+        self._decode_rows = decode_rows or slots
+        self._launch_s = launch_s
+        self._fail_at = fail_at
+        self._refuse_id = refuse_id
+        self._before_launch = before_launch
+        self._launches = 0
+        self._owner: int | None = None
+        self.closed = False
+
+    @property
+    def shape(self) -> ModelShape:
+        return self._shape
+
+    @property
+    def runtime_version(self) -> str:
+        return "fake"
+
+    @property
+    def slots(self) -> int:
+        return len(self._sums)
+
+    @property
+    def decode_rows(self) -> int:
+        return self._decode_rows
+
+    @property
+    def launches(self) -> int:
+        return self._launches
+
+    def length(self, slot: int) -> int:
+        return self._lengths[slot]
+
+    def prefill(
+        self, slot: int, ids: NDArray[np.int32], position: int, *, last: bool
+    ) -> Rows | None:
+        self._check_thread()
+        if not 1 <= len(ids) <= self._shape.prefill_chunk_tokens:
+            raise ValueError(f"{len(ids)} ids in a chunk of {self._shape.prefill_chunk_tokens}")
+        if position != self._lengths[slot] and position != 0:
+            raise ValueError(f"position {position} is not at the end, {self._lengths[slot]}")
+        self._check_room(slot, position + len(ids))
+        self._launch()
+        if position == 0:
+            self._sums[slot] = 0
+        self._sums[slot] += int(ids.sum())
+        self._lengths[slot] = position + len(ids)
+        return self._rows((slot,)) if last else None
+
+    def decode(self, slots: Sequence[int], ids: NDArray[np.int32]) -> Rows:
+        self._check_thread()
+        if not 1 <= len(slots) <= self._decode_rows or len(set(slots)) != len(slots):
+            raise ValueError(f"slots {slots} for {self._decode_rows} rows")
+        for slot, token in zip(slots, ids.tolist(), strict=True):
+            if self._lengths[slot] == 0:
+                raise ValueError(f"slot {slot} is empty")
+            if token == self._refuse_id:
+                raise ValueError(f"id {token} is refused")
+            self._check_room(slot, self._lengths[slot] + 1)
+        self._launch()
+        for slot, token in zip(slots, ids.tolist(), strict=True):
+            self._sums[slot] += token
+            self._lengths[slot] += 1
+        return self._rows(slots)
+
+    def sampler(self, sampling: Sampling, prompt_ids: NDArray[np.int32]) -> Sampler:
+        return FakeSampler(sampling, self._shape.vocab_size)
+
+    def sample(self, rows: Rows, samplers: Sequence[Sampler]) -> Sequence[Sampled]:
+        self._check_thread()
+        drawn = []
+        for row, sampler in zip(rows.tolist(), samplers, strict=True):
+            assert isinstance(sampler, FakeSampler)
+            drawn.append(sampler.draw(row))
+        return drawn
+
+    def free(self, slot: int) -> None:
+        self._check_thread()
+        self._sums[slot] = self._lengths[slot] = 0
+
+    def chip_reading(self, chip: int) -> ChipReading:
+        """Of a chip whose driver measures nothing but the temperature."""
+        return ChipReading(chip=chip, temperature_celsius=40.0)
+
+    def close(self) -> None:
+        self.closed = True
+
+    def _rows(self, slots: Sequence[int]) -> NDArray[np.int32]:
+        vocab_size = self._shape.vocab_size
+        return np.array(
+            [(self._sums[slot] + self._lengths[slot]) % vocab_size for slot in slots],
+            dtype=np.int32,
+        )
+
+    def _check_room(self, slot: int, length: int) -> None:
+        if length > self._shape.context_length:
+            raise ValueError(f"slot {slot} would hold {length} of {self._shape.context_length}")
+
+    def _launch(self) -> None:
+        self._before_launch()
+        self._launches += 1
+        if self._launches == self._fail_at:
+            raise EngineFailure(f"launch {self._launches} was told to fail")
+        if self._launch_s:
+            time.sleep(self._launch_s)
+
+    def _check_thread(self) -> None:
+        current = threading.get_ident()
+        if self._owner is None:
+            self._owner = current
+        if self._owner != current:
+            raise RuntimeError("the engine was used by a second thread")
