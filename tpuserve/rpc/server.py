@@ -25,8 +25,8 @@ class Server:
     """Register servicers on `grpc_server`, then `start`; `drain` ends it.
 
     `services` are full service names (`tpuserve.v1.Device`): each is reported by the health service
-    and by reflection. The empty name answers for the whole process. Both are NOT_SERVING until
-    `set_serving(True)`.
+    and by reflection. They are NOT_SERVING until `set_serving(True)`. The empty name answers for the
+    process, for liveness probes: it is SERVING from `start` to `drain`, also while a service is not.
     """
 
     def __init__(
@@ -51,6 +51,7 @@ class Server:
 
         Raises AddressError when the address is in use or cannot be bound.
         """
+        await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
         await self.set_serving(False)
         try:
             if self._credentials is None:
@@ -68,7 +69,7 @@ class Server:
             if serving
             else health_pb2.HealthCheckResponse.NOT_SERVING
         )
-        for name in ("", *self._services):
+        for name in self._services:
             await self._health.set(name, status)
 
     async def drain(self, grace_s: float) -> None:

@@ -151,6 +151,22 @@ async def test_health_follows_serving_and_drain(
     await asyncio.wait_for(drained, 10)
 
 
+async def test_the_process_is_alive_while_its_service_is_not_ready(
+    served: tuple[Server, Device, grpc.aio.Channel],
+) -> None:
+    server, _, channel = served
+    health: Any = health_pb2_grpc.HealthStub(channel)
+    watch = health.Watch(health_pb2.HealthCheckRequest(service=""))
+    assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+    # A gateway that lost its devices must not be restarted for it.
+    await server.set_serving(True)
+    await server.set_serving(False)
+    drained = asyncio.create_task(server.drain(20))
+    assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+    watch.cancel()
+    await asyncio.wait_for(drained, 10)
+
+
 async def test_reflection_lists_the_service(
     served: tuple[Server, Device, grpc.aio.Channel],
 ) -> None:
