@@ -1,0 +1,1 @@
+"""The tokenizer formats, behind `tokenizer_svc.tokenizer.Tokenizer`."""

@@ -1,0 +1,88 @@
+"""From a config directory to a tokenizer that is ready to serve."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tokenizer_svc import chat, config_files, info
+from tokenizer_svc.chat import Chat
+from tokenizer_svc.config_files import ConfigFiles
+from tokenizer_svc.conversation import Conversation, Message
+from tokenizer_svc.info import Defaults
+from tokenizer_svc.kinds import chatglm, huggingface, sentencepiece, tiktoken
+from tokenizer_svc.tokenizer import Tokenizer, TokenizerConfigError
+from tpuserve.errors import TpuserveError
+
+_WARM_UP_TEXT: Final = "Hello, world! 你好 🙂 1234\n"
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedTokenizer:
+    """Everything that the service knows about its model; `chat` is None without a chat format."""
+
+    tokenizer: Tokenizer
+    chat: Chat | None
+    eos_ids: tuple[int, ...]
+    defaults: Defaults
+    config_sha256: str
+
+
+def load(config: Path, *, max_characters: int) -> LoadedTokenizer:
+    """Reads, checks and warms up. Raises TokenizerConfigError naming the file that is wrong.
+
+    `max_characters` bounds a rendered conversation.
+    """
+    files = config_files.read(config)
+    tokenizer = _pick(config, files)
+    loaded = LoadedTokenizer(
+        tokenizer=tokenizer,
+        chat=chat.choose(files, tokenizer, max_characters=max_characters),
+        eos_ids=info.eos_ids(files, tokenizer),
+        defaults=info.defaults(files),
+        config_sha256=config_files.sha256(config),
+    )
+    _warm_up(loaded)
+    return loaded
+
+
+def _pick(config: Path, files: ConfigFiles) -> Tokenizer:
+    """The richest file wins: tokenizer.json says all, the others leave parts to convention."""
+    if (config / "tokenizer.json").exists():
+        return huggingface.load_json(config / "tokenizer.json", files)
+    ranks = sorted(config.glob("*.tiktoken"))
+    if len(ranks) > 1:
+        names = ", ".join(path.name for path in ranks)
+        raise TokenizerConfigError(f"{config} holds {len(ranks)} tiktoken files ({names})")
+    if ranks:
+        return tiktoken.load(ranks[0])
+    if (config / "vocab.json").exists() and (config / "merges.txt").exists():
+        return huggingface.load_gpt2(config / "vocab.json", config / "merges.txt", files)
+    model = config / "tokenizer.model"
+    if model.exists():
+        if files.tokenizer.get("tokenizer_class") == "ChatGLMTokenizer":
+            return chatglm.load(model, files)
+        return sentencepiece.load(model, files)
+    raise TokenizerConfigError(
+        f"{config} holds no tokenizer: none of tokenizer.json, *.tiktoken, vocab.json with"
+        " merges.txt, tokenizer.model"
+    )
+
+
+def _warm_up(loaded: LoadedTokenizer) -> None:
+    """Runs every path once, so that the first request meets no lazy set-up."""
+    tokenizer = loaded.tokenizer
+    try:
+        ids = tokenizer.encode(_WARM_UP_TEXT, add_special_tokens=True)
+    except Exception as error:
+        raise TokenizerConfigError(f"the tokenizer cannot encode a text: {error}") from error
+    decoder = tokenizer.detokenizer(keep_special_tokens=False)
+    decoder.push(ids)
+    decoder.finish()
+    if loaded.chat is not None:
+        try:
+            loaded.chat.encode(Conversation((Message("user", _WARM_UP_TEXT),)))
+        except TpuserveError:
+            # A template may ask for more than one user message.
+            return
