@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tpuserve.bmodel.model import Bmodel, Net, Tensor
+from tpuserve.bmodel.model import Bmodel, Net, Tensor, Variant
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,30 +37,34 @@ def describe(bmodel: Bmodel) -> LanguageModel | None:
     prefill, decode = bmodel.net("block_0"), bmodel.net("block_cache_0")
     if prefill is None or decode is None:
         return None
-    states, history = _tensor(prefill, 0), _tensor(decode, -2)
+    states, history = _input(prefill.variants[0], 0), _input(decode.variants[0], -2)
     if states is None or history is None or len(states.shape) != 3 or len(history.shape) != 4:
         return None
-    lengths = [v.inputs[-1].shape[1] for v in decode.variants if len(v.inputs[-1].shape) == 4]
+    lengths = {
+        key.shape[1]
+        for variant in decode.variants
+        if (key := _input(variant, -2)) is not None and len(key.shape) == 4
+    }
     context, chunk = max(lengths), states.shape[1]
     with_history = bmodel.net("block_kv_0") is not None
     _, _, kv_heads, head_dim = history.shape
     kv = sum(_kv_bytes_per_token(bmodel.net(f"block_cache_{layer}")) for layer in range(layers))
     head = bmodel.net("lm_head")
-    logits = None if head is None else head.variants[0].outputs[0]
+    logits = None if head is None else next(iter(head.variants[0].outputs), None)
     is_argmax = logits is not None and logits.dtype == "int32"
     return LanguageModel(
         layers=layers,
         hidden_size=states.shape[2],
-        vocab_size=0 if logits is None or is_argmax else logits.shape[-1],
+        vocab_size=_width(logits) if logits is not None and not is_argmax else 0,
         context_length=context,
         max_prompt_length=context - 1 if with_history else min(chunk, context - 1),
         prefill_chunk_tokens=chunk,
-        decode_lengths=tuple(sorted(set(lengths), reverse=True)),
+        decode_lengths=tuple(sorted(lengths, reverse=True)),
         kv_heads=kv_heads,
         head_dim=head_dim,
         dtype=history.dtype,
         kv_bytes_per_token=kv,
-        features=_features(bmodel, prefill, is_argmax=is_argmax, variants=len(set(lengths))),
+        features=_features(bmodel, prefill, is_argmax=is_argmax, variants=len(lengths)),
     )
 
 
@@ -91,6 +95,10 @@ def _kv_bytes_per_token(net: Net | None) -> int:
     return sum(tensor.size_bytes for tensor in net.variants[0].outputs[1:3])
 
 
-def _tensor(net: Net, index: int) -> Tensor | None:
-    inputs = net.variants[0].inputs
-    return inputs[index] if len(inputs) >= 2 else None
+def _width(tensor: Tensor) -> int:
+    return tensor.shape[-1] if tensor.shape else 0
+
+
+def _input(variant: Variant, index: int) -> Tensor | None:
+    """None where the variant has fewer inputs than any layer of a language model."""
+    return variant.inputs[index] if len(variant.inputs) >= 2 else None

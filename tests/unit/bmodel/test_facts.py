@@ -1,0 +1,95 @@
+"""Language model facts and memory budgets of the demo bmodels, which the compiler was asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tpuserve import bmodel
+
+ROOT = Path(__file__).resolve().parents[3]
+MODELS = {
+    "history": ROOT / "models/demo/demo_f16.bmodel",
+    **{path.parent.name: path for path in ROOT.glob("tests/fixtures/models/*/*.bmodel")},
+}
+
+
+def described(name: str) -> bmodel.LanguageModel:
+    found = bmodel.describe(bmodel.read(MODELS[name]))
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_shapes(name: str) -> None:
+    found = described(name)
+    assert (found.layers, found.hidden_size, found.kv_heads, found.head_dim) == (3, 128, 2, 32)
+    assert found.dtype == "float16"
+    # 3 layers × K and V × 2 heads × 32 × 2 bytes
+    assert found.kv_bytes_per_token == 768
+    assert found.kv_bytes_per_slot == 768 * found.context_length
+
+
+@pytest.mark.parametrize(
+    ("name", "lengths", "decode"),
+    [
+        ("history", (512, 511, 64), (512, 256, 128, 64)),
+        ("argmax", (512, 511, 64), (512, 256, 128, 64)),
+        ("w4f16", (256, 255, 64), (256, 128, 64)),
+        ("dynamic", (512, 256, 256), (512,)),
+        ("static", (128, 64, 64), (128,)),
+    ],
+)
+def test_lengths(name: str, lengths: tuple[int, int, int], decode: tuple[int, ...]) -> None:
+    found = described(name)
+    assert (found.context_length, found.max_prompt_length, found.prefill_chunk_tokens) == lengths
+    assert found.decode_lengths == decode
+
+
+@pytest.mark.parametrize(
+    ("name", "present", "absent"),
+    [
+        ("history", {"history", "logits", "dynamic-prefill", "decode-variants"}, {"argmax-head"}),
+        ("argmax", {"history", "argmax-head"}, {"logits", "greedy-head"}),
+        ("dynamic", {"dynamic-prefill", "logits"}, {"history", "decode-variants"}),
+        ("static", {"logits"}, {"history", "dynamic-prefill", "decode-variants"}),
+    ],
+)
+def test_features(name: str, present: set[str], absent: set[str]) -> None:
+    features = set(described(name).features)
+    assert present <= features
+    assert not absent & features
+    assert described(name).vocab_size == (0 if name == "argmax" else 1024)
+
+
+def test_other_nets_are_no_language_model() -> None:
+    content = bmodel.read(MODELS["static"])
+    nets = tuple(net for net in content.nets if net.name != "block_cache_0")
+    other = bmodel.Bmodel("BM1684X", "", "", 1, 0, 0, nets)
+    assert bmodel.describe(other) is None
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_memory(name: str) -> None:
+    content = bmodel.read(MODELS[name])
+    budget = bmodel.memory_budget(content)
+    assert content.file_bytes * 0.5 < budget.weights_bytes < content.file_bytes
+    # The KV of a slot lives in the io memory of its decode nets.
+    assert budget.slot_io_bytes > described(name).kv_bytes_per_slot
+    grown = budget.total_bytes(5) - budget.total_bytes(1)
+    assert grown == 4 * (budget.slot_io_bytes + budget.slot_instruction_bytes)
+    assert budget.total_bytes(1) > budget.weights_bytes + budget.neuron_bytes
+
+
+def test_variants_of_a_net_share_io_memory_and_weights() -> None:
+    content = bmodel.read(MODELS["history"])
+    net = content.net("block_cache_0")
+    assert net is not None
+    weights = net.variants[0].weights
+    assert weights is not None
+    budget = bmodel.memory_budget(
+        bmodel.Bmodel("BM1684X", "", "", 1, 0, 0, (net,)),
+    )
+    assert budget.weights_bytes == weights.size_bytes
+    assert budget.slot_io_bytes == net.variants[0].io_bytes
