@@ -1,0 +1,65 @@
+// A bmodel resident on a chip, with independent sequences ("slots").
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "tpuserve/engine/model_spec.h"
+#include "tpuserve/runtime/bmodel.h"
+#include "tpuserve/runtime/library.h"
+
+namespace tpuserve::engine {
+
+// Where rows of the head go: one of the two, as ModelSpec::head says.
+struct HeadRows {
+  float* logits = nullptr;         // rows of vocab_size
+  std::int32_t* tokens = nullptr;  // one per row
+};
+
+// Synchronous and single-threaded by contract. Arguments out of range are std::invalid_argument and
+// change nothing; DeviceError and LaunchError leave the touched slots with undefined rows.
+class Engine {
+ public:
+  Engine(std::shared_ptr<runtime::Library> library, const std::string& path,
+         const std::vector<int>& chips, int slots);
+  ~Engine();
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+
+  // Known also after close().
+  const ModelSpec& spec() const { return spec_; }
+  const std::vector<runtime::Net>& nets() const { return nets_; }
+  int slots() const { return slots_; }
+
+  std::uint64_t launches() const;
+  int length(int slot) const;
+
+  // Fills KV rows [position, position + count) of `slot`; rows above are forgotten. With `row`, runs
+  // the head on the last token.
+  void prefill(int slot, const std::int32_t* ids, std::size_t count, int position,
+               const HeadRows* row);
+  // One token for each of `slots`: ids[i] goes to the first free row of slots[i].
+  void decode(const std::vector<int>& slots, const std::int32_t* ids, const HeadRows& rows);
+  void copy_prefix(int source, int target, int tokens);
+  void free(int slot);
+
+  // Gives memory and chip back; the calls above then throw CoreError. Idempotent.
+  void close();
+
+ private:
+  struct Resident;
+
+  Resident& resident() const;
+  void check_slot(int slot) const;
+  void check_ids(const std::int32_t* ids, std::size_t count) const;
+
+  ModelSpec spec_;
+  std::vector<runtime::Net> nets_;
+  int slots_;
+  std::unique_ptr<Resident> resident_;
+};
+
+}  // namespace tpuserve::engine

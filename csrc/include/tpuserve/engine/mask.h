@@ -1,0 +1,37 @@
+// Attention masks, as bytes in the element type that a net takes. A visible column is 0; a hidden one
+// is the number that the vendor's models were trained into: -10000 (-9984 in bfloat16, the nearest
+// value that the demos use).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "tpuserve/runtime/tensor.h"
+
+namespace tpuserve::engine {
+
+class Mask {
+ public:
+  // Throws BmodelError for an element type that is no float.
+  explicit Mask(runtime::DType dtype);
+
+  // One row for a decode step: `length` rows of history are visible, [length, capacity) are not, the
+  // last column (the token itself) is.
+  void decode(int length, int capacity);
+  // A square: row i sees columns 0 to i.
+  void causal(int rows);
+
+  const void* data() const { return bytes_.data(); }
+  std::size_t size_bytes() const { return bytes_.size(); }
+
+ private:
+  void resize(std::size_t elements);
+  void hide(std::size_t begin, std::size_t end);
+
+  std::size_t element_bytes_;
+  std::uint32_t hidden_;  // bits of a hidden column
+  std::vector<std::uint8_t> bytes_;
+};
+
+}  // namespace tpuserve::engine

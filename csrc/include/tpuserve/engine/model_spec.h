@@ -1,0 +1,39 @@
+// What is known of a model from its bmodel alone.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "tpuserve/runtime/tensor.h"
+
+namespace tpuserve::engine {
+
+enum class HeadKind {
+  kLogits,  // the head returns one float per vocabulary entry
+  kArgmax,  // the head returns the best token
+};
+
+const char* name(HeadKind kind);  // "logits", "argmax"
+
+// Lengths in tokens.
+struct ModelSpec {
+  int layers = 0;
+  int hidden_size = 0;
+  int vocab_size = 0;         // width of the logits, 0 for an argmax head
+  int context_length = 0;     // KV rows of a slot
+  int max_prompt_length = 0;  // longest prompt that prefill takes, in as many calls as needed
+  int prefill_chunk = 0;      // most tokens of one prefill call
+  int max_history = 0;        // highest position that prefill may continue at, 0 without history
+  bool dynamic_prefill = false;
+  HeadKind head = HeadKind::kLogits;
+  int kv_heads = 0;
+  int head_dim = 0;
+  runtime::DType dtype = runtime::DType::kFloat16;  // of hidden states and KV
+  std::uint64_t kv_bytes_per_slot = 0;
+  std::vector<std::string> features;  // sorted
+
+  bool history() const { return max_history > 0; }
+};
+
+}  // namespace tpuserve::engine

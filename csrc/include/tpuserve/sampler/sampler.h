@@ -1,0 +1,62 @@
+// Drawing tokens from logits.
+//
+// For each row, in this order:
+//   1. log-probabilities that are reported: log softmax of the row as the model gave it
+//   2. repetition penalty: l > 0 ? l / r : l * r, for tokens of the window, prompt and completion
+//   3. frequency and presence penalty: l - f * count - p, for completion tokens of the window
+//   4. logit bias: l + b
+//   5. tokens banned while fewer than min_tokens are out: l = -inf
+//   6. temperature 0: the highest, lowest id among equals; else l / temperature
+//   7. top-k: the k highest; equals by id, lowest first
+//   8. top-p: of these, the fewest highest whose probabilities sum to at least p
+//   9. min-p: of these, those with at least min_p times the probability of the best
+//  10. one of them by its probability, with uniform(seed, number of completion tokens)
+// The result is a function of row, parameters, tokens so far; nothing else.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "tpuserve/sampler/params.h"
+#include "tpuserve/sampler/token_window.h"
+
+namespace tpuserve::sampler {
+
+struct Sampled {
+  std::int32_t token = 0;
+  std::optional<float> logprob;
+  std::vector<std::pair<std::int32_t, float>> top;  // best first
+};
+
+// Throws LaunchError unless the row has a maximum that is finite, and no NaN.
+void check_row(const float* row, std::size_t count);
+
+// The state of one request.
+class Sampler {
+ public:
+  // Throws std::invalid_argument for parameters, prompt or ids out of range.
+  Sampler(SamplingParams params, int vocab_size, const std::int32_t* prompt, std::size_t count);
+
+  int vocab_size() const { return vocab_size_; }
+  std::uint64_t generated() const { return generated_; }
+
+  // Appends a completion token. Throws std::invalid_argument outside of the vocabulary.
+  void accept(std::int32_t token);
+  // Draws from a checked row of vocab_size logits and appends the token.
+  Sampled draw(const float* row);
+
+ private:
+  bool changes_logits() const;
+  void apply_penalties(float* logits) const;
+
+  SamplingParams params_;
+  int vocab_size_;
+  std::uint64_t generated_ = 0;
+  TokenWindow window_;
+  std::vector<float> changed_;  // the row after steps 2 to 5
+};
+
+}  // namespace tpuserve::sampler

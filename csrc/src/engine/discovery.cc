@@ -1,0 +1,329 @@
+#include "tpuserve/engine/discovery.h"
+
+#include <algorithm>
+#include <optional>
+#include <set>
+#include <string>
+
+#include "signature.h"
+#include "tpuserve/errors.h"
+
+namespace tpuserve::engine {
+
+using runtime::DType;
+using runtime::Net;
+using runtime::ShapeVariant;
+
+const char* name(HeadKind kind) { return kind == HeadKind::kLogits ? "logits" : "argmax"; }
+
+namespace {
+
+// Names of a layer's nets: the number follows the prefix.
+struct NameScheme {
+  const char* prefill;
+  const char* decode;
+  const char* history;
+};
+
+// Today's converter, and the bmodels of 2023 that kept the model's name.
+constexpr NameScheme kSchemes[] = {{"block_", "block_cache_", "block_kv_"},
+                                   {"qwen_block_", "qwen_block_cache_", "qwen_block_kv_"}};
+
+// Nets beside the layers that may be there; those with a feature are reported, not used yet.
+struct KnownNet {
+  const char* name;
+  const char* feature;
+};
+constexpr KnownNet kKnownNets[] = {
+    {"embedding", nullptr},         {"embedding_cache", nullptr}, {"lm_head", nullptr},
+    {"greedy_head", "greedy-head"}, {"sample_head", "sample-head"},
+    {"penalty_sample_head", "penalty-sample-head"}, {"vit", "vit"},
+    {"embedding_lora", "lora"},     {"embedding_cache_lora", "lora"}, {"lm_head_lora", "lora"},
+};
+
+class Discoverer {
+ public:
+  explicit Discoverer(const std::vector<Net>& nets) : nets_(nets) {}
+
+  ModelNets run() {
+    find_layers();
+    find_embeddings();
+    read_decode();
+    read_prefill();
+    read_history();
+    read_head();
+    refuse_unknown();
+    set_lengths();
+    collect_features();
+    return std::move(model_);
+  }
+
+ private:
+  const Net* find(const std::string& wanted) {
+    for (const Net& net : nets_) {
+      if (net.name == wanted) {
+        used_.insert(wanted);
+        return &net;
+      }
+    }
+    return nullptr;
+  }
+
+  const Net& require(const std::string& wanted, const char* what) {
+    const Net* net = find(wanted);
+    if (net == nullptr) throw BmodelError("no net " + wanted + " (" + what + ")");
+    return *net;
+  }
+
+  void find_layers() {
+    for (const NameScheme& scheme : kSchemes) {
+      for (int i = 0;; ++i) {
+        const std::string number = std::to_string(i);
+        LayerNets layer;
+        layer.prefill = find(scheme.prefill + number);
+        layer.decode = find(scheme.decode + number);
+        layer.history = find(scheme.history + number);
+        if (layer.prefill == nullptr && layer.decode == nullptr) break;
+        if (layer.prefill == nullptr) require(scheme.prefill + number, "prefill of a layer");
+        if (layer.decode == nullptr) require(scheme.decode + number, "decode of a layer");
+        model_.layers.push_back(layer);
+      }
+      if (!model_.layers.empty()) break;
+    }
+    if (model_.layers.empty()) {
+      throw BmodelError("no net block_0: the bmodel has no layers of a language model");
+    }
+    model_.spec.layers = static_cast<int>(model_.layers.size());
+  }
+
+  void find_embeddings() {
+    const Net& net = require("embedding", "token ids to hidden states of a prompt");
+    const Net* cache = find("embedding_cache");
+    model_.prefill_embedding = read_embedding(net, /*widest=*/true);
+    // Older bmodels have no second net but a second shape variant, for one token.
+    model_.decode_embedding = read_embedding(cache != nullptr ? *cache : net, /*widest=*/false);
+    if (model_.decode_embedding.rows != 1) {
+      throw BmodelError("net embedding: expected a shape variant for one token, or a net "
+                        "embedding_cache");
+    }
+    const ShapeVariant& variant = *model_.prefill_embedding.variant;
+    model_.spec.hidden_size = variant.outputs[0].shape[2];
+    model_.spec.dtype = variant.outputs[0].dtype;
+  }
+
+  static EmbeddingNet read_embedding(const Net& net, bool widest) {
+    EmbeddingNet best;
+    for (const ShapeVariant& variant : net.variants) {
+      const Signature signature(net, variant);
+      signature.counts(1, 1);
+      signature.input(0, "ids", {1, Signature::kAny}, DType::kInt32);
+      const int rows = variant.inputs[0].shape[1];
+      signature.output(0, "hidden states", {1, rows, Signature::kAny}, std::nullopt);
+      signature.float_output(0);
+      if (best.net == nullptr || (rows > best.rows) == widest) best = {&net, &variant, rows};
+    }
+    if (best.net == nullptr) throw BmodelError("net " + net.name + " has no shape variant");
+    return best;
+  }
+
+  void read_decode() {
+    const Net& first = *model_.layers[0].decode;
+    for (const ShapeVariant& variant : first.variants) {
+      const Signature signature(first, variant);
+      signature.counts(5, 3);
+      signature.rank(port::kDecodeHistoryK, "history k", 4);
+    }
+    for (std::size_t i = 0; i < first.variants.size(); ++i) model_.decode_variants.push_back(i);
+    const auto kv_length = [&first](std::size_t i) {
+      return first.variants[i].inputs[port::kDecodeHistoryK].shape[1];
+    };
+    std::sort(model_.decode_variants.begin(), model_.decode_variants.end(),
+              [&](std::size_t a, std::size_t b) { return kv_length(a) < kv_length(b); });
+    if (model_.decode_variants.empty()) {
+      throw BmodelError("net " + first.name + " has no shape variant");
+    }
+    const ShapeVariant& largest = first.variants[model_.decode_variants.back()];
+    ModelSpec& spec = model_.spec;
+    spec.context_length = largest.inputs[port::kDecodeHistoryK].shape[1];
+    spec.kv_heads = largest.inputs[port::kDecodeHistoryK].shape[2];
+    spec.head_dim = largest.inputs[port::kDecodeHistoryK].shape[3];
+    for (const LayerNets& layer : model_.layers) check_decode(*layer.decode);
+  }
+
+  void check_decode(const Net& net) const {
+    const ModelSpec& spec = model_.spec;
+    const Net& first = *model_.layers[0].decode;
+    if (net.dynamic) throw BmodelError("net " + net.name + ": expected a static net");
+    if (!net.io_alone) {
+      throw BmodelError("net " + net.name +
+                        ": expected to be compiled with addr_mode io_alone, so that its history "
+                        "inputs can hold the KV of a slot");
+    }
+    if (net.variants.size() != first.variants.size()) {
+      throw BmodelError("net " + net.name + ": expected " +
+                        std::to_string(first.variants.size()) + " shape variants as " +
+                        first.name + " has, not " + std::to_string(net.variants.size()));
+    }
+    const ShapeVariant& largest = net.variants[model_.decode_variants.back()];
+    for (std::size_t i = 0; i < net.variants.size(); ++i) {
+      const int length = first.variants[i].inputs[port::kDecodeHistoryK].shape[1];
+      const Signature signature(net, net.variants[i]);
+      signature.counts(5, 3);
+      signature.input(port::kStates, "hidden states", {1, 1, spec.hidden_size}, spec.dtype);
+      signature.positions(port::kPositions, 1);
+      signature.input(port::kMask, "mask", {1, 1, 1, length + 1}, std::nullopt);
+      signature.float_input(port::kMask);
+      const std::vector<int> kv = {1, length, spec.kv_heads, spec.head_dim};
+      signature.input(port::kDecodeHistoryK, "history k", kv, spec.dtype);
+      signature.input(port::kDecodeHistoryV, "history v", kv, spec.dtype);
+      signature.output(port::kOutStates, "hidden states", {1, 1, spec.hidden_size}, spec.dtype);
+      const std::vector<int> row = {1, 1, spec.kv_heads, spec.head_dim};
+      signature.output(port::kOutK, "k", row, spec.dtype);
+      signature.output(port::kOutV, "v", row, spec.dtype);
+      for (const std::size_t kv_port : {port::kDecodeHistoryK, port::kDecodeHistoryV}) {
+        if (net.variants[i].inputs[kv_port].memory.address !=
+            largest.inputs[kv_port].memory.address) {
+          throw BmodelError("net " + net.name +
+                            ": expected all shape variants to share the memory of their history");
+        }
+      }
+    }
+  }
+
+  void read_prefill() {
+    const Net& first = *model_.layers[0].prefill;
+    model_.spec.dynamic_prefill = first.dynamic;
+    model_.spec.prefill_chunk = model_.prefill_embedding.rows;
+    for (const LayerNets& layer : model_.layers) check_prefill(*layer.prefill, first);
+  }
+
+  void check_prefill(const Net& net, const Net& first) const {
+    const ModelSpec& spec = model_.spec;
+    const int rows = spec.prefill_chunk;
+    if (net.dynamic != first.dynamic || net.variants.size() != 1) {
+      throw BmodelError("net " + net.name + ": expected one shape variant, " +
+                        (first.dynamic ? "dynamic" : "static") + " as " + first.name);
+    }
+    const Signature signature(net, net.variants[0]);
+    // Dynamic nets of today's converter have their causal mask inside.
+    const bool masked = first.variants[0].inputs.size() == 3;
+    if (!masked && !first.dynamic) signature.counts(3, 3);
+    signature.counts(masked ? 3 : 2, 3);
+    signature.input(port::kStates, "hidden states", {1, rows, spec.hidden_size}, spec.dtype);
+    signature.positions(port::kPositions, rows);
+    if (masked) {
+      signature.input(port::kMask, "mask", {1, 1, rows, rows}, std::nullopt);
+      signature.float_input(port::kMask);
+    }
+    check_prefill_outputs(signature);
+  }
+
+  void check_prefill_outputs(const Signature& signature) const {
+    const ModelSpec& spec = model_.spec;
+    const int rows = spec.prefill_chunk;
+    signature.output(port::kOutStates, "hidden states", {1, rows, spec.hidden_size}, spec.dtype);
+    const std::vector<int> kv = {1, rows, spec.kv_heads, spec.head_dim};
+    signature.output(port::kOutK, "k", kv, spec.dtype);
+    signature.output(port::kOutV, "v", kv, spec.dtype);
+  }
+
+  void read_history() {
+    const Net* first = model_.layers[0].history;
+    for (std::size_t i = 0; i < model_.layers.size(); ++i) {
+      const Net* net = model_.layers[i].history;
+      if ((net == nullptr) != (first == nullptr)) {
+        throw BmodelError("layer " + std::to_string(i) + ": expected a net " +
+                          std::string(kSchemes[0].history) + "<i> in all layers or in none");
+      }
+      if (net != nullptr) check_history(*net, *first);
+    }
+    if (first != nullptr) {
+      model_.spec.max_history = first->variants[0].inputs[port::kHistoryK].shape[1];
+    }
+  }
+
+  void check_history(const Net& net, const Net& first) const {
+    const ModelSpec& spec = model_.spec;
+    if (!net.dynamic || net.variants.size() != 1) {
+      throw BmodelError("net " + net.name + ": expected a dynamic net with one shape variant");
+    }
+    const Signature signature(net, net.variants[0]);
+    signature.counts(4, 3);
+    signature.input(port::kStates, "hidden states", {1, spec.prefill_chunk, spec.hidden_size},
+                    spec.dtype);
+    signature.positions(port::kPositions, spec.prefill_chunk);
+    Signature(first, first.variants[0]).rank(port::kHistoryK, "history k", 4);
+    const int length = first.variants[0].inputs[port::kHistoryK].shape[1];
+    const std::vector<int> kv = {1, length, spec.kv_heads, spec.head_dim};
+    signature.input(port::kHistoryK, "history k", kv, spec.dtype);
+    signature.input(port::kHistoryV, "history v", kv, spec.dtype);
+    check_prefill_outputs(signature);
+  }
+
+  void read_head() {
+    const Net& net = require("lm_head", "hidden state to logits or token");
+    if (net.variants.empty()) throw BmodelError("net lm_head has no shape variant");
+    const Signature signature(net, net.variants[0]);
+    signature.counts(1, 1);
+    signature.input(0, "hidden state", {1, model_.spec.hidden_size}, model_.spec.dtype);
+    const runtime::Port& output = net.variants[0].outputs[0];
+    model_.head = &net;
+    if (output.shape.elements() == 1) {
+      model_.spec.head = HeadKind::kArgmax;
+      signature.output(0, "token", {1, 1}, DType::kInt32);
+    } else {
+      model_.spec.head = HeadKind::kLogits;
+      signature.output(0, "logits", {1, Signature::kAny}, std::nullopt);
+      signature.float_output(0);
+      model_.spec.vocab_size = output.shape[1];
+    }
+  }
+
+  void refuse_unknown() {
+    for (const KnownNet& known : kKnownNets) {
+      if (find(known.name) != nullptr && known.feature != nullptr) {
+        features_.insert(known.feature);
+      }
+    }
+    for (const Net& net : nets_) {
+      if (used_.count(net.name) != 0) continue;
+      throw BmodelError("net " + net.name +
+                        " is not known: expected embedding, embedding_cache, block_<i>, "
+                        "block_cache_<i>, block_kv_<i>, lm_head, greedy_head, sample_head, "
+                        "penalty_sample_head or vit, with layers numbered from 0 without gaps");
+    }
+  }
+
+  void set_lengths() {
+    ModelSpec& spec = model_.spec;
+    // A prompt that fills the context leaves no row for its first completion token.
+    const int room = spec.context_length - 1;
+    spec.prefill_chunk = std::min(spec.prefill_chunk, room);
+    spec.max_prompt_length =
+        spec.history() ? std::min(room, spec.max_history + spec.prefill_chunk)
+                       : spec.prefill_chunk;
+    spec.kv_bytes_per_slot = 2ULL * static_cast<std::uint64_t>(spec.layers) *
+                             static_cast<std::uint64_t>(spec.context_length) *
+                             static_cast<std::uint64_t>(spec.kv_heads) *
+                             static_cast<std::uint64_t>(spec.head_dim) * size_bytes(spec.dtype);
+  }
+
+  void collect_features() {
+    const ModelSpec& spec = model_.spec;
+    if (spec.history()) features_.insert("history");
+    if (spec.dynamic_prefill) features_.insert("dynamic-prefill");
+    if (model_.decode_variants.size() > 1) features_.insert("decode-variants");
+    model_.spec.features.assign(features_.begin(), features_.end());
+  }
+
+  const std::vector<Net>& nets_;
+  ModelNets model_;
+  std::set<std::string> used_;
+  std::set<std::string> features_;
+};
+
+}  // namespace
+
+ModelNets discover(const std::vector<Net>& nets) { return Discoverer(nets).run(); }
+
+}  // namespace tpuserve::engine

@@ -1,0 +1,32 @@
+#include "kv_rows.h"
+
+namespace tpuserve::engine {
+
+KvRows::KvRows(const ModelNets& nets, runtime::Chip& chip)
+    : capacity_(nets.spec.context_length),
+      row_bytes_(static_cast<std::size_t>(nets.spec.kv_heads) *
+                 static_cast<std::size_t>(nets.spec.head_dim) * size_bytes(nets.spec.dtype)) {
+  for (const LayerNets& layer : nets.layers) {
+    const runtime::ShapeVariant& largest = layer.decode->variants[nets.decode_variants.back()];
+    k_.push_back(largest.inputs[port::kDecodeHistoryK].memory);
+    v_.push_back(largest.inputs[port::kDecodeHistoryV].memory);
+    // A hidden row still counts as 0 × value: NaN left in memory would spread.
+    chip.zero(k_.back());
+    chip.zero(v_.back());
+  }
+}
+
+runtime::MemoryRef KvRows::slice(runtime::MemoryRef memory, int row, int rows) const {
+  return memory.slice(static_cast<std::size_t>(row) * row_bytes_,
+                      static_cast<std::size_t>(rows) * row_bytes_);
+}
+
+void KvRows::copy_prefix(runtime::Chip& chip, const KvRows& source, int rows) {
+  const std::size_t bytes = static_cast<std::size_t>(rows) * row_bytes_;
+  for (std::size_t layer = 0; layer < layers(); ++layer) {
+    chip.copy(k(layer, 0, rows), source.k(layer, 0, rows), bytes);
+    chip.copy(v(layer, 0, rows), source.v(layer, 0, rows), bytes);
+  }
+}
+
+}  // namespace tpuserve::engine

@@ -1,0 +1,40 @@
+#pragma once
+
+#include <vector>
+
+#include "tpuserve/engine/discovery.h"
+#include "tpuserve/runtime/chip.h"
+
+namespace tpuserve::engine {
+
+// The KV memory of one slot: per layer, `capacity` rows of k and of v, one row per token.
+// It *is* the memory of the decode nets' history inputs: nets compiled io_alone read their own memory
+// in place, while any other address is first copied there as a whole, in every launch.
+class KvRows {
+ public:
+  KvRows(const ModelNets& nets, runtime::Chip& chip);
+
+  int capacity() const { return capacity_; }
+  std::size_t row_bytes() const { return row_bytes_; }
+  std::size_t layers() const { return k_.size(); }
+
+  runtime::MemoryRef k(std::size_t layer, int row, int rows) const {
+    return slice(k_[layer], row, rows);
+  }
+  runtime::MemoryRef v(std::size_t layer, int row, int rows) const {
+    return slice(v_[layer], row, rows);
+  }
+
+  // Copies rows [0, rows) of another slot on the same chip.
+  void copy_prefix(runtime::Chip& chip, const KvRows& source, int rows);
+
+ private:
+  runtime::MemoryRef slice(runtime::MemoryRef memory, int row, int rows) const;
+
+  int capacity_;
+  std::size_t row_bytes_;
+  std::vector<runtime::MemoryRef> k_;
+  std::vector<runtime::MemoryRef> v_;
+};
+
+}  // namespace tpuserve::engine

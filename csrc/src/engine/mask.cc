@@ -1,0 +1,45 @@
+#include "tpuserve/engine/mask.h"
+
+#include <cstring>
+#include <string>
+
+#include "tpuserve/errors.h"
+
+namespace tpuserve::engine {
+
+namespace {
+
+std::uint32_t hidden_bits(runtime::DType dtype) {
+  switch (dtype) {
+    case runtime::DType::kFloat16: return 0xf0e2;
+    case runtime::DType::kBfloat16: return 0xc61c;
+    case runtime::DType::kFloat32: return 0xc61c4000;
+    default: throw BmodelError(std::string("a mask of ") + name(dtype) + " is not known");
+  }
+}
+
+}  // namespace
+
+Mask::Mask(runtime::DType dtype)
+    : element_bytes_(runtime::size_bytes(dtype)), hidden_(hidden_bits(dtype)) {}
+
+void Mask::resize(std::size_t elements) { bytes_.assign(elements * element_bytes_, 0); }
+
+void Mask::hide(std::size_t begin, std::size_t end) {
+  for (std::size_t i = begin; i < end; ++i) {
+    std::memcpy(bytes_.data() + i * element_bytes_, &hidden_, element_bytes_);
+  }
+}
+
+void Mask::decode(int length, int capacity) {
+  resize(static_cast<std::size_t>(capacity) + 1);
+  hide(static_cast<std::size_t>(length), static_cast<std::size_t>(capacity));
+}
+
+void Mask::causal(int rows) {
+  const auto n = static_cast<std::size_t>(rows);
+  resize(n * n);
+  for (std::size_t row = 0; row < n; ++row) hide(row * n + row + 1, (row + 1) * n);
+}
+
+}  // namespace tpuserve::engine

@@ -1,0 +1,126 @@
+#include "tpuserve/runtime/bmodel.h"
+
+#include <cstdlib>
+#include <exception>
+
+#include "bmodel_file.h"
+#include "convert.h"
+#include "symbols.h"
+#include "tpuserve/errors.h"
+
+namespace tpuserve::runtime {
+
+namespace {
+
+std::vector<Port> read_ports(int count, const char* const* names, const int* dtypes,
+                             const abi::Shape* shapes, const abi::Memory* memories) {
+  std::vector<Port> ports;
+  ports.reserve(static_cast<std::size_t>(count));
+  for (int i = 0; i < count; ++i) {
+    Port port;
+    port.name = names[i];
+    port.dtype = static_cast<DType>(dtypes[i]);
+    port.shape = from_abi(shapes[i]);
+    port.memory = from_abi(memories[i]);
+    ports.push_back(std::move(port));
+  }
+  return ports;
+}
+
+Net read_net(const abi::NetInfo& info) {
+  Net net;
+  net.name = info.name;
+  net.dynamic = info.is_dynamic;
+  net.io_alone = info.addr_mode == abi::kAddrModeIoAlone;
+  for (int i = 0; i < info.stage_num; ++i) {
+    const abi::StageInfo& stage = info.stages[i];
+    ShapeVariant variant;
+    variant.inputs = read_ports(info.input_num, info.input_names, info.input_dtypes,
+                                stage.input_shapes, stage.input_mems);
+    variant.outputs = read_ports(info.output_num, info.output_names, info.output_dtypes,
+                                 stage.output_shapes, stage.output_mems);
+    net.variants.push_back(std::move(variant));
+  }
+  return net;
+}
+
+std::vector<Net> read_nets(const Symbols& symbols, void* runtime, const std::string& path) {
+  const int count = symbols.bmrt_get_network_number(runtime);
+  const char** raw_names = nullptr;
+  symbols.bmrt_get_network_names(runtime, &raw_names);
+  // The array is ours to free, the strings are not.
+  const std::unique_ptr<const char*, void (*)(const char**)> names(
+      raw_names, [](const char** array) { std::free(static_cast<void*>(array)); });
+  std::vector<Net> nets;
+  for (int i = 0; i < count; ++i) {
+    const abi::NetInfo* info = symbols.bmrt_get_network_info(runtime, names.get()[i]);
+    if (info == nullptr) throw BmodelError(path + ": no information about net " + names.get()[i]);
+    nets.push_back(read_net(*info));
+  }
+  return nets;
+}
+
+std::vector<abi::Tensor> to_abi(const std::vector<Tensor>& tensors) {
+  std::vector<abi::Tensor> result;
+  result.reserve(tensors.size());
+  for (const Tensor& tensor : tensors) result.push_back(to_abi(tensor));
+  return result;
+}
+
+}  // namespace
+
+Bmodel::Bmodel(Chip& chip, const std::string& path)
+    : chip_(chip), runtime_(nullptr, chip.symbols().bmrt_destroy) {
+  check_bmodel_file(path);
+  const Symbols& symbols = chip.symbols();
+  try {
+    runtime_.reset(symbols.bmrt_create(chip.handle()));
+    if (runtime_ == nullptr) {
+      throw DeviceError("bmrt_create on chip " + std::to_string(chip.id()) + " failed");
+    }
+    symbols.bmrt_set_flags(runtime_.get(), abi::kRuntimeShareMemory);
+    if (!symbols.bmrt_load_bmodel(runtime_.get(), path.c_str())) {
+      throw BmodelError(path + ": bmrt_load_bmodel refused it; its log has the reason");
+    }
+  } catch (const CoreError&) {
+    throw;
+  } catch (const std::exception& error) {
+    // libbmrt throws what its own checks find.
+    throw BmodelError(path + ": bmrt_load_bmodel: " + error.what());
+  }
+  nets_ = read_nets(symbols, runtime_.get(), path);
+}
+
+Bmodel::~Bmodel() = default;
+
+const Net* Bmodel::find(const std::string& name) const {
+  for (const Net& net : nets_) {
+    if (net.name == name) return &net;
+  }
+  return nullptr;
+}
+
+void Bmodel::launch(const Net& net, const std::vector<Tensor>& inputs,
+                    const std::vector<Tensor>& outputs) {
+  const std::vector<abi::Tensor> in = to_abi(inputs);
+  std::vector<abi::Tensor> out = to_abi(outputs);
+  std::string reason;
+  bool launched = false;
+  try {
+    // user_mem: outputs go where the tensors say, nothing is allocated for us.
+    constexpr bool kUserMemory = true;
+    constexpr bool kUserStoreMode = false;
+    launched = chip_.symbols().bmrt_launch_tensor_ex(
+        runtime_.get(), net.name.c_str(), in.data(), static_cast<int>(in.size()), out.data(),
+        static_cast<int>(out.size()), kUserMemory, kUserStoreMode);
+  } catch (const std::exception& error) {
+    reason = std::string(": ") + error.what();
+  }
+  ++launches_;
+  if (!launched) {
+    throw LaunchError("net " + net.name + " failed to launch on chip " +
+                      std::to_string(chip_.id()) + reason);
+  }
+}
+
+}  // namespace tpuserve::runtime

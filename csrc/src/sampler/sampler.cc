@@ -1,0 +1,174 @@
+#include "tpuserve/sampler/sampler.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <stdexcept>
+#include <string>
+
+#include "candidates.h"
+#include "softmax.h"
+#include "tpuserve/errors.h"
+#include "tpuserve/sampler/philox.h"
+
+namespace tpuserve::sampler {
+
+namespace {
+
+void require_token(const char* what, std::int32_t token, int vocab_size) {
+  if (token >= 0 && token < vocab_size) return;
+  throw std::invalid_argument(std::string(what) + " token " + std::to_string(token) +
+                              ": expected 0 to " + std::to_string(vocab_size - 1));
+}
+
+std::int32_t argmax(const float* row, std::size_t count) {
+  const float top = highest(row, count);
+  return static_cast<std::int32_t>(std::find(row, row + count, top) - row);
+}
+
+// The token at `share` of the row's probability, counted in the order of ids.
+std::int32_t draw_unfiltered(const float* row, std::size_t count, double temperature, double share) {
+  const auto scale = static_cast<float>(1.0 / temperature);
+  const float top = highest(row, count);
+  const double goal = share * sum_of_exponentials(row, count, top, scale);
+  double sum = 0;
+  std::size_t last = 0;  // rounding may leave the sum just below the goal
+  for (std::size_t i = 0; i < count; ++i) {
+    const float weight = exp_nonpositive((row[i] - top) * scale);
+    if (weight == 0.0F) continue;
+    sum += static_cast<double>(weight);
+    last = i;
+    if (sum > goal) break;
+  }
+  return static_cast<std::int32_t>(last);
+}
+
+std::int32_t draw_candidate(const std::vector<Candidate>& candidates, double temperature,
+                            double share) {
+  const auto scale = static_cast<float>(1.0 / temperature);
+  const float top = candidates.front().logit;
+  double total = 0;
+  for (const Candidate& candidate : candidates) {
+    total += static_cast<double>(exp_nonpositive((candidate.logit - top) * scale));
+  }
+  double sum = 0;
+  std::int32_t last = candidates.front().token;
+  for (const Candidate& candidate : candidates) {
+    const float weight = exp_nonpositive((candidate.logit - top) * scale);
+    if (weight == 0.0F) break;
+    sum += static_cast<double>(weight);
+    last = candidate.token;
+    if (sum > share * total) break;
+  }
+  return last;
+}
+
+void report_logprobs(const float* row, std::size_t count, int best, Sampled& sampled) {
+  const float top = highest(row, count);
+  const double log_sum = std::log(sum_of_exponentials(row, count, top, 1.0F));
+  const auto logprob = [&](float logit) {
+    return static_cast<float>(static_cast<double>(logit - top) - log_sum);
+  };
+  sampled.logprob = logprob(row[sampled.token]);
+  if (best == 0) return;
+  for (const Candidate& candidate :
+       best_of(row, count, std::min(count, static_cast<std::size_t>(best)))) {
+    sampled.top.emplace_back(candidate.token, logprob(candidate.logit));
+  }
+}
+
+}  // namespace
+
+void check_row(const float* row, std::size_t count) {
+  int nans = 0;
+  for (std::size_t i = 0; i < count; ++i) nans += row[i] != row[i] ? 1 : 0;
+  if (nans > 0) {
+    throw LaunchError("logits hold " + std::to_string(nans) + " NaN of " + std::to_string(count) +
+                      ": the chip produced garbage");
+  }
+  const float top = highest(row, count);
+  if (!std::isfinite(top)) {
+    throw LaunchError("the highest logit is " + std::to_string(top) +
+                      ": the chip produced garbage");
+  }
+}
+
+Sampler::Sampler(SamplingParams params, int vocab_size, const std::int32_t* prompt,
+                 std::size_t count)
+    : params_(std::move(params)),
+      vocab_size_(vocab_size),
+      window_(static_cast<std::size_t>(std::max(params_.penalty_window, 0))) {
+  params_.validate();
+  if (vocab_size < 1) {
+    throw std::invalid_argument("vocab_size = " + std::to_string(vocab_size) +
+                                ": expected at least 1");
+  }
+  for (const auto& [token, bias] : params_.logit_bias) {
+    require_token("logit_bias", token, vocab_size);
+  }
+  for (const std::int32_t token : params_.banned_until_min_tokens) {
+    require_token("banned_until_min_tokens", token, vocab_size);
+  }
+  for (std::size_t i = 0; i < count; ++i) {
+    require_token("prompt", prompt[i], vocab_size);
+    if (params_.has_penalties()) window_.push(prompt[i], /*completion=*/false);
+  }
+}
+
+void Sampler::accept(std::int32_t token) {
+  require_token("completion", token, vocab_size_);
+  if (params_.has_penalties()) window_.push(token, /*completion=*/true);
+  ++generated_;
+}
+
+bool Sampler::changes_logits() const {
+  const bool bans = generated_ < static_cast<std::uint64_t>(params_.min_tokens) &&
+                    !params_.banned_until_min_tokens.empty();
+  return params_.has_penalties() || !params_.logit_bias.empty() || bans;
+}
+
+void Sampler::apply_penalties(float* logits) const {
+  const auto repetition = static_cast<float>(params_.repetition_penalty);
+  for (const auto& [token, counts] : window_.counts()) {
+    float& logit = logits[token];
+    logit = logit > 0 ? logit / repetition : logit * repetition;
+    if (counts.completion > 0) {
+      logit -= static_cast<float>(params_.frequency_penalty * counts.completion +
+                                  params_.presence_penalty);
+    }
+  }
+}
+
+Sampled Sampler::draw(const float* row) {
+  const auto count = static_cast<std::size_t>(vocab_size_);
+  const float* logits = row;
+  if (changes_logits()) {
+    changed_.assign(row, row + count);
+    if (params_.has_penalties()) apply_penalties(changed_.data());
+    for (const auto& [token, bias] : params_.logit_bias) {
+      changed_[static_cast<std::size_t>(token)] += static_cast<float>(bias);
+    }
+    if (generated_ < static_cast<std::uint64_t>(params_.min_tokens)) {
+      for (const std::int32_t token : params_.banned_until_min_tokens) {
+        changed_[static_cast<std::size_t>(token)] = -std::numeric_limits<float>::infinity();
+      }
+    }
+    logits = changed_.data();
+  }
+
+  Sampled sampled;
+  if (params_.temperature == 0) {
+    sampled.token = argmax(logits, count);
+  } else {
+    const double share = uniform(params_.seed, generated_);
+    const bool filtered = params_.top_k > 0 || params_.top_p < 1 || params_.min_p > 0;
+    sampled.token =
+        filtered ? draw_candidate(filter(logits, count, params_), params_.temperature, share)
+                 : draw_unfiltered(logits, count, params_.temperature, share);
+  }
+  if (params_.logprobs >= 0) report_logprobs(row, count, params_.logprobs, sampled);
+  accept(sampled.token);
+  return sampled;
+}
+
+}  // namespace tpuserve::sampler
