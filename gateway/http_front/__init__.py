@@ -1,0 +1,1 @@
+"""The HTTP API: OpenAI routes, the old demo route, health and metrics."""

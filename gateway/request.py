@@ -1,0 +1,209 @@
+"""What a client asks for and what it gets, free of any wire format."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+
+class Role(str, enum.Enum):
+    SYSTEM = "system"
+    USER = "user"
+    ASSISTANT = "assistant"
+    TOOL = "tool"
+
+
+class Priority(enum.IntEnum):
+    """Scheduling class; a higher value goes first."""
+
+    BULK = 1
+    DEFAULT = 2
+    INTERACTIVE = 3
+    SYSTEM = 4
+
+
+class FinishReason(str, enum.Enum):
+    """Why a completion ended well. Cancellation, deadline and failure are errors."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    STOP_SEQUENCE = "stop_sequence"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    id: str
+    name: str
+    arguments_json: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    name: str
+    description: str
+    parameters_json: str
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """`texts` are the parts in reading order, joined without a separator."""
+
+    role: Role
+    texts: tuple[str, ...]
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TextPrompt:
+    text: str
+    add_special_tokens: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class IdsPrompt:
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ChatPrompt:
+    messages: tuple[Message, ...]
+    tools: tuple[Tool, ...] = ()
+    add_generation_prompt: bool = True
+
+
+Prompt: TypeAlias = TextPrompt | IdsPrompt | ChatPrompt
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingChoice:
+    """What the client said about sampling; None where it said nothing."""
+
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    penalty_window_tokens: int | None = None
+    logit_bias: dict[int, float] = field(default_factory=dict)
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoppingChoice:
+    """What the client said about stopping; None where it said nothing."""
+
+    max_tokens: int | None = None
+    min_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One call. `prompts × n` completions are generated; index = prompt * n + draw.
+
+    `arrival_s` and `deadline_s` are `time.monotonic()` values; no deadline is None.
+    `top_logprobs` is None without logprobs.
+    """
+
+    id: str
+    arrival_s: float
+    model: str
+    prompts: tuple[Prompt, ...]
+    sampling: SamplingChoice = SamplingChoice()
+    stopping: StoppingChoice = StoppingChoice()
+    top_logprobs: int | None = None
+    priority: Priority = Priority.DEFAULT
+    n: int = 1
+    deadline_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Every value decided: the client's, else the model's, else the protocol's default."""
+
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    penalty_window_tokens: int
+    logit_bias: dict[int, float]
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    token_id: int
+    logprob: float
+    token: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """Natural logarithms; `token` is the token's own bytes, perhaps half a character."""
+
+    token_id: int
+    logprob: float
+    token: bytes
+    top: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Microseconds, as in the protocol's Timings."""
+
+    queue_us: int
+    prefill_us: int
+    decode_us: int
+    ttft_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """First event: `prompt_tokens` counts every prompt once."""
+
+    request_id: str
+    model: str
+    bmodel_sha256: str
+    prompt_tokens: int
+    cached_tokens: int
+    seed: int
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """New text and tokens of one completion; `logprobs` is empty or one per token id."""
+
+    index: int
+    text: str
+    token_ids: list[int]
+    logprobs: list[TokenLogprob]
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    index: int
+    reason: FinishReason
+    stop: str | None
+    usage: Usage
+    timings: Timings
+
+
+Event: TypeAlias = Started | Delta | Finished

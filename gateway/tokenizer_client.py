@@ -1,0 +1,249 @@
+"""The session with one tokenizer service: unary encodes and one multiplexed Detokenize stream."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+import grpc
+import grpc.aio
+
+from gateway.facts import SamplingDefaults, TokenizerFacts
+from gateway.peer import CONNECT_TIMEOUT_S, Outbox, cancel_and_wait, stay_connected
+from gateway.request import ChatPrompt, IdsPrompt, Message, Prompt, Role
+from gateway.sequence import Piece, Text
+from tpuserve import errors
+from tpuserve.rpc.options import channel_options
+from tpuserve.rpc.status import from_rpc_error
+from tpuserve.v1 import chat_pb2, tokenizer_pb2, tokenizer_pb2_grpc
+
+if TYPE_CHECKING:
+    from gateway.sequence import Sequence
+
+_log = logging.getLogger(__name__)
+
+_ROLES = {
+    Role.SYSTEM: chat_pb2.ROLE_SYSTEM,
+    Role.USER: chat_pb2.ROLE_USER,
+    Role.ASSISTANT: chat_pb2.ROLE_ASSISTANT,
+    Role.TOOL: chat_pb2.ROLE_TOOL,
+}
+
+
+class TokenizerListener(Protocol):
+    def tokenizer_changed(self, tokenizer: TokenizerClient, orphans: list[Sequence]) -> None:
+        """It connected or was lost; `orphans` were detokenized on the lost stream."""
+
+
+class TokenizerClient:
+    """`run` keeps it connected; `ready` tells whether it can be used now.
+
+    The stream is opened anew when it is lost. Sequences that were on it are handed to the
+    listener, which attaches them to a tokenizer of the same model again.
+    """
+
+    def __init__(self, address: str, *, listener: TokenizerListener) -> None:
+        self.address = address
+        self.facts: TokenizerFacts | None = None
+        self.ready = False
+        self._listener = listener
+        self._channel = grpc.aio.insecure_channel(address, options=channel_options())
+        self._stub: tokenizer_pb2_grpc.TokenizerAsyncStub = tokenizer_pb2_grpc.TokenizerStub(
+            self._channel
+        )
+        self._live: dict[str, Sequence] = {}
+        self._outbox: Outbox[tokenizer_pb2.DetokenizeItem] = Outbox()
+
+    async def run(self) -> None:
+        try:
+            await stay_connected(self._serve, peer="tokenizer", address=self.address)
+        finally:
+            await self._channel.close()
+
+    # Unary calls
+
+    async def encode(
+        self, prompt: Prompt, *, deadline_s: float | None, want_tokens: bool = False
+    ) -> tuple[tuple[int, ...], list[bytes]]:
+        """Ids of a prompt and, when wanted, each token's bytes."""
+        if isinstance(prompt, IdsPrompt):
+            return prompt.ids, []
+        request = tokenizer_pb2.EncodeRequest(want_tokens=want_tokens)
+        if isinstance(prompt, ChatPrompt):
+            request.chat.CopyFrom(_chat_input(prompt))
+        else:
+            request.text = prompt.text
+            request.add_special_tokens = prompt.add_special_tokens
+        try:
+            reply = await self._stub.Encode(request, timeout=_timeout_s(deadline_s))
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error, "tokenizer") from error
+        return tuple(reply.ids), list(reply.tokens)
+
+    async def decode(
+        self, ids: tuple[int, ...], *, keep_special_tokens: bool, deadline_s: float | None
+    ) -> str:
+        request = tokenizer_pb2.DecodeRequest(ids=ids, keep_special_tokens=keep_special_tokens)
+        try:
+            reply = await self._stub.Decode(request, timeout=_timeout_s(deadline_s))
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error, "tokenizer") from error
+        return reply.text
+
+    # The stream
+
+    def feed(self, sequence: Sequence, piece: Piece) -> None:
+        """Send one piece; pieces of one event-loop turn travel in one message."""
+        if not self.ready:
+            sequence.detach()
+            self._listener.tokenizer_changed(self, [sequence])
+            return
+        item = tokenizer_pb2.DetokenizeItem(
+            request_id=piece.sequence_id,
+            ids=piece.ids,
+            token_bytes_of=piece.token_bytes_of,
+            finish=piece.finish,
+        )
+        if piece.open:
+            plan = sequence.plan
+            item.open.stop.extend(plan.stop)
+            item.open.prompt_tail.extend(sequence.prompt_tail)
+            item.open.min_tokens = plan.min_tokens
+            self._live[sequence.id] = sequence
+        self._outbox.put(item)
+
+    def close(self, sequence: Sequence) -> None:
+        """Forget a sequence that may not have been answered in full."""
+        if self._live.pop(sequence.id, None) is not None:
+            self._outbox.put(tokenizer_pb2.DetokenizeItem(request_id=sequence.id, close=True))
+
+    async def _serve(self, connected: Callable[[], None]) -> str:
+        info = await self._stub.GetInfo(
+            tokenizer_pb2.GetTokenizerInfoRequest(), timeout=CONNECT_TIMEOUT_S, wait_for_ready=True
+        )
+        self.facts = _facts(info)
+        call = self._stub.Detokenize()
+        writer = asyncio.create_task(self._write(call, self._outbox))
+        try:
+            self.ready = True
+            connected()
+            self._listener.tokenizer_changed(self, [])
+            while True:
+                event = await call.read()
+                if not isinstance(event, tokenizer_pb2.DetokenizeEvent):
+                    return "the tokenizer ended the stream"
+                self._on_event(event)
+        finally:
+            self.ready = False
+            call.cancel()
+            await cancel_and_wait(writer)
+            self._lost()
+
+    def _lost(self) -> None:
+        orphans = list(self._live.values())
+        self._live.clear()
+        self._outbox = Outbox()
+        for sequence in orphans:
+            sequence.detach()
+        self._listener.tokenizer_changed(self, orphans)
+
+    @staticmethod
+    async def _write(
+        call: grpc.aio.StreamStreamCall[
+            tokenizer_pb2.DetokenizeCommand, tokenizer_pb2.DetokenizeEvent
+        ],
+        outbox: Outbox[tokenizer_pb2.DetokenizeItem],
+    ) -> None:
+        while True:
+            items = await outbox.take()
+            try:
+                await call.write(tokenizer_pb2.DetokenizeCommand(items=items))
+            except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                return  # the reader learns why
+
+    def _on_event(self, event: tokenizer_pb2.DetokenizeEvent) -> None:
+        for result in event.results:
+            sequence = self._live.get(result.request_id)
+            if sequence is None:
+                continue  # it was closed while its answer was on the way
+            if result.error:
+                del self._live[result.request_id]
+                sequence.fail(_refusal(result.error, result.request_id))
+                continue
+            if result.finished:
+                del self._live[result.request_id]
+            sequence.on_text(
+                Text(
+                    result.text,
+                    result.stop_index if result.HasField("stop_index") else None,
+                    result.consumed,
+                    result.token_bytes,
+                )
+            )
+
+
+def _refusal(
+    code: tokenizer_pb2.DetokenizeError.ValueType, request_id: str
+) -> errors.TpuserveError:
+    if code == tokenizer_pb2.DETOKENIZE_ERROR_TOO_MANY:
+        return errors.Overloaded("the tokenizer has as many open requests as it takes")
+    _log.error(
+        "the tokenizer refused",
+        extra={"request_id": request_id, "code": tokenizer_pb2.DetokenizeError.Name(code)},
+    )
+    return errors.InternalError(f"the tokenizer refused tokens of request {request_id}")
+
+
+def _timeout_s(deadline_s: float | None) -> float | None:
+    return None if deadline_s is None else max(0.0, deadline_s - time.monotonic())
+
+
+def _facts(info: tokenizer_pb2.TokenizerInfo) -> TokenizerFacts:
+    said = info.defaults
+    return TokenizerFacts(
+        model=info.model,
+        vocab_size=info.vocab_size,
+        eos_ids=tuple(info.eos_ids),
+        has_chat_template=info.has_chat_template,
+        defaults=SamplingDefaults(
+            do_sample=said.do_sample if said.HasField("do_sample") else None,
+            temperature=said.temperature if said.HasField("temperature") else None,
+            top_k=said.top_k if said.HasField("top_k") else None,
+            top_p=said.top_p if said.HasField("top_p") else None,
+            min_p=said.min_p if said.HasField("min_p") else None,
+            repetition_penalty=said.repetition_penalty
+            if said.HasField("repetition_penalty")
+            else None,
+        ),
+    )
+
+
+def _chat_input(prompt: ChatPrompt) -> tokenizer_pb2.ChatInput:
+    return tokenizer_pb2.ChatInput(
+        messages=[_message(message) for message in prompt.messages],
+        tools=[
+            chat_pb2.Tool(
+                name=tool.name,
+                description=tool.description,
+                parameters_json=tool.parameters_json,
+            )
+            for tool in prompt.tools
+        ],
+        add_generation_prompt=prompt.add_generation_prompt,
+    )
+
+
+def _message(message: Message) -> chat_pb2.Message:
+    return chat_pb2.Message(
+        role=_ROLES[message.role],
+        content=[chat_pb2.ContentPart(text=text) for text in message.texts],
+        tool_calls=[
+            chat_pb2.ToolCall(id=call.id, name=call.name, arguments_json=call.arguments_json)
+            for call in message.tool_calls
+        ],
+        tool_call_id=message.tool_call_id,
+        name=message.name,
+    )
