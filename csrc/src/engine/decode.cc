@@ -27,12 +27,16 @@ const ShapeVariant& largest_decode(const ModelNets& nets, std::size_t layer) {
 Decode::Decode(runtime::Chip& chip, runtime::Bmodel& bmodel, const ModelNets& nets)
     : chip_(chip),
       bmodel_(bmodel),
+      id_(chip, sizeof(std::int32_t)),
       embedding_{nets.decode_embedding.net, tensors(nets.decode_embedding.variant->inputs),
                  tensors(nets.decode_embedding.variant->outputs)},
       mask_(largest_decode(nets, 0).inputs[port::kMask].dtype) {
   // Hidden states go from net to net without a copy of ours: each net writes into the input memory
   // of the next. Positions and mask are the same for all layers, so all read those of layer 0.
   const ShapeVariant& first = largest_decode(nets, 0);
+  // The id has memory of its own: the net's is the same in every runtime of a chip, and the slots'
+  // launches are all queued before the first is done.
+  embedding_.inputs[0].memory = id_.ref();
   embedding_.outputs[0].memory = first.inputs[port::kStates].memory;
   positions_.resize(first.inputs[port::kPositions].shape.elements());
   for (const std::size_t index : nets.decode_variants) {

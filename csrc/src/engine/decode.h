@@ -36,6 +36,7 @@ class Decode {
 
   runtime::Chip& chip_;
   runtime::Bmodel& bmodel_;
+  runtime::DeviceMemory id_;
   Step embedding_;
   std::vector<Variant> variants_;  // ascending capacity
   Mask mask_;

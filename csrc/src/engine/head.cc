@@ -9,8 +9,13 @@ Head::Head(runtime::Chip& chip, runtime::Bmodel& bmodel, const ModelNets& nets)
       bmodel_(bmodel),
       net_(*nets.head),
       kind_(nets.spec.head),
+      result_(chip, net_.variants[0].outputs[0].memory.size_bytes),
       inputs_{net_.variants[0].inputs[0].tensor()},
-      outputs_{net_.variants[0].outputs[0].tensor()} {}
+      outputs_{net_.variants[0].outputs[0].tensor()} {
+  // Not the net's own output: libbmrt gives the same memory to this net in every runtime of a chip,
+  // so the next slot's launch would overwrite what is not read yet.
+  outputs_[0].memory = result_.ref();
+}
 
 void Head::launch(runtime::MemoryRef state) {
   inputs_[0].memory = state;

@@ -15,10 +15,9 @@ class Head {
  public:
   Head(runtime::Chip& chip, runtime::Bmodel& bmodel, const ModelNets& nets);
 
-  // `state` is one row on the chip. The result stays in the net's output until the next launch of a
-  // net of this context.
+  // `state` is one row on the chip. Does not wait.
   void launch(runtime::MemoryRef state);
-  // Waits, then reads the result as row `row` of `rows`.
+  // Waits, then reads the result of the last launch as row `row` of `rows`.
   void read(const HeadRows& rows, std::size_t row);
 
  private:
@@ -28,6 +27,7 @@ class Head {
   runtime::Bmodel& bmodel_;
   const runtime::Net& net_;
   HeadKind kind_;
+  runtime::DeviceMemory result_;
   std::vector<runtime::Tensor> inputs_;
   std::vector<runtime::Tensor> outputs_;
   std::vector<std::uint16_t> narrow_;  // logits of 16 bits on their way to float
