@@ -65,6 +65,8 @@ class FakeGateway(generation_pb2_grpc.GenerationServicer):
 
     def _stream(self, text: str, words: list[str], context: Any) -> Iterator[Any]:
         _fail_if_asked(text, context)
+        if text == "hang" and not context.add_callback(self.cancelled.set):
+            self.cancelled.set()  # the client has gone already
         yield generation_pb2.GenerateChunk(
             started=generation_pb2.Started(
                 request_id="r1", model="fake", prompt_tokens=_PROMPT_TOKENS, seed=3, device="d0"
@@ -76,8 +78,6 @@ class FakeGateway(generation_pb2_grpc.GenerationServicer):
                 delta=generation_pb2.Delta(text=word, token_ids=[index])
             )
         if text == "hang":
-            if not context.add_callback(self.cancelled.set):
-                self.cancelled.set()  # it ended before we asked
             self.cancelled.wait(20)
             return
         yield generation_pb2.GenerateChunk(finished=_finished(count))
