@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import os
 import socket
 import sys
 from collections.abc import Sequence
@@ -65,6 +66,8 @@ def _prepare(arguments: argparse.Namespace) -> tuple[DeviceConfig, OpenEngine]:
     sha256 = model_dir.bmodel_sha256(model)
     nets = bmodel.read(model.bmodel)
     library = runtime_library.find(arguments.runtime)
+    if library.emulator and arguments.log_level != "debug":
+        _mute_stdout()
     slots = arguments.slots or model.slots or DEFAULT_SLOTS
     chips = arguments.devices
     config = DeviceConfig(
@@ -89,6 +92,13 @@ def _prepare(arguments: argparse.Namespace) -> tuple[DeviceConfig, OpenEngine]:
         vocab_size=_config_vocab_size(model.config),
     )
     return config, open_engine
+
+
+def _mute_stdout() -> None:
+    """The emulator prints there at every launch; the service's own words go to stderr."""
+    sink = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(sink, 1)
+    os.close(sink)
 
 
 def _config_vocab_size(config: Path) -> int:

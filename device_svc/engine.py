@@ -126,18 +126,37 @@ class CoreEngine:
             status = self._library.chip_status(chip)
         except _core.CoreError as error:
             raise EngineFailure(str(error)) from error
-        return ChipReading(
-            chip=chip,
-            memory_total_bytes=status.memory_total_bytes,
-            memory_used_bytes=status.memory_used_bytes,
-            utilisation_ratio=status.utilisation_ratio,
-            temperature_celsius=status.temperature_celsius,
-            power_watts=status.power_watts,
-            clock_hz=status.clock_hz,
-        )
+        return _reading(status)
 
     def close(self) -> None:
         self._core.close()
+
+
+def probe(
+    library: Path, *, emulator: bool, chips: Sequence[int] | None = None
+) -> tuple[str, list[ChipReading]]:
+    """The runtime's version and a reading of each chip; needs no bmodel.
+
+    chips: None for all that the runtime counts. Raises EngineStartError.
+    """
+    try:
+        core = _core.Library(str(library), emulator=emulator)
+        wanted = range(core.chip_count()) if chips is None else chips
+        return core.version, [_reading(core.chip_status(chip)) for chip in wanted]
+    except _core.CoreError as error:
+        raise EngineStartError(str(error)) from error
+
+
+def _reading(status: _core.ChipStatus) -> ChipReading:
+    return ChipReading(
+        chip=status.chip,
+        memory_total_bytes=status.memory_total_bytes,
+        memory_used_bytes=status.memory_used_bytes,
+        utilisation_ratio=status.utilisation_ratio,
+        temperature_celsius=status.temperature_celsius,
+        power_watts=status.power_watts,
+        clock_hz=status.clock_hz,
+    )
 
 
 def _check_chips(library: _core.Library, chips: Sequence[int]) -> None:

@@ -95,9 +95,8 @@ class DeviceService:
         """
         await self._server.set_serving(False)
         if self._sessions is not None:
-            try:
-                await asyncio.wait_for(self._sessions.drain(), grace_s)
-            except asyncio.TimeoutError:
+            self._sessions.refuse_submits()
+            if not await self._sessions.wait_idle(grace_s):
                 _log.warning("the grace is over", extra={"grace_s": grace_s})
             self._sessions.end_all(Unavailable("the device stopped"))
         await self._stop()

@@ -8,6 +8,7 @@ engine thread too. What a session's reader has not taken is bounded by `max_unre
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -201,10 +202,16 @@ class Sessions:
             if session.submits_ended and not session.keys:
                 session.end()
 
-    async def drain(self) -> None:
-        """Refuse submits from now on; returns when no request lives."""
+    def refuse_submits(self) -> None:
+        """From now on; what lives goes on."""
         self._draining = True
-        await self._idle.wait()
+
+    async def wait_idle(self, timeout_s: float) -> bool:
+        """Whether no request lived at some time within `timeout_s`."""
+        if not self._idle.is_set():
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._idle.wait(), timeout_s)
+        return self._idle.is_set()
 
     def end_all(self, error: TpuserveError) -> None:
         """End every session, and each that is opened from now on, with `error`."""
