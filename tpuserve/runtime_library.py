@@ -115,7 +115,5 @@ def _custom(path: Path) -> RuntimeLibrary:
 def _missing(directory: Path) -> str:
     """The libraries of which no known file name is there; empty when all are."""
     return " and ".join(
-        names[-1]
-        for names in _LIBRARIES
-        if not any((directory / name).is_file() for name in names)
+        names[-1] for names in _LIBRARIES if not any((directory / name).is_file() for name in names)
     )
