@@ -19,6 +19,7 @@ RUN python -m venv --without-pip /build \
       cmake grpcio-tools mypy-protobuf ninja pybind11 scikit-build-core
 COPY pyproject.toml CMakeLists.txt README.md ./
 COPY protos protos
+COPY cmake cmake
 COPY csrc csrc
 COPY tpuserve tpuserve
 COPY tokenizer_svc tokenizer_svc

@@ -1,0 +1,20 @@
+"""Builds the C++ loop that served streams are compared with."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+_ROOT = Path(__file__).resolve().parents[1]
+
+
+def build_bare_loop() -> Path:
+    """The program, optimised as the extension is. Raises CalledProcessError with cmake's output."""
+    directory = _ROOT / "build" / "bench"
+    options = ("CMAKE_BUILD_TYPE=Release", "TPUSERVE_PYTHON=OFF", "TPUSERVE_BENCH=ON")
+    configure = ["cmake", "-S", str(_ROOT), "-B", str(directory), "-G", "Ninja"]
+    configure += [f"-D{option}" for option in options]
+    compile_ = ["cmake", "--build", str(directory), "--target", "bare_loop"]
+    for command in (configure, compile_):
+        subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return directory / "bare_loop"
