@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Final, Protocol
 
 import grpc
 import grpc.aio
@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_ROLES = {
+# The tokenizer ends a stream whose messages are larger than twice this.
+_MAX_MESSAGE_IDS: Final = 1 << 15
+
+_ROLES: Final = {
     Role.SYSTEM: chat_pb2.ROLE_SYSTEM,
     Role.USER: chat_pb2.ROLE_USER,
     Role.ASSISTANT: chat_pb2.ROLE_ASSISTANT,
@@ -160,7 +163,8 @@ class TokenizerClient:
         while True:
             items = await outbox.take()
             try:
-                await call.write(tokenizer_pb2.DetokenizeCommand(items=items))
+                for batch in _batches(items):
+                    await call.write(tokenizer_pb2.DetokenizeCommand(items=batch))
             except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
                 return  # the reader learns why
 
@@ -183,6 +187,22 @@ class TokenizerClient:
                     result.token_bytes,
                 )
             )
+
+
+def _batches(
+    items: list[tokenizer_pb2.DetokenizeItem],
+) -> Iterator[list[tokenizer_pb2.DetokenizeItem]]:
+    """In order; one batch, unless many requests are replayed at once."""
+    batch: list[tokenizer_pb2.DetokenizeItem] = []
+    ids = 0
+    for item in items:
+        size = len(item.ids) + len(item.token_bytes_of)
+        if batch and ids + size > _MAX_MESSAGE_IDS:
+            yield batch
+            batch, ids = [], 0
+        batch.append(item)
+        ids += size
+    yield batch
 
 
 def _refusal(

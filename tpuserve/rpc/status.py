@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 
 from tpuserve import errors
 
@@ -69,7 +70,10 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None:
             return None
-        codecs = (handler.request_deserializer, handler.response_serializer)
+        decode = handler.request_deserializer
+        if not handler.request_streaming:
+            decode = _decoder(decode)
+        codecs = (decode, handler.response_serializer)
         if handler.response_streaming:
             inner = handler.stream_stream if handler.request_streaming else handler.unary_stream
             make = (
@@ -89,9 +93,33 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):
         return make(_guard_unary(inner), *codecs)
 
 
+class _Undecodable:
+    """Stands for a request that is no message of its type."""
+
+
+def _decoder(decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """grpc answers bytes that it cannot decode with INTERNAL; they are the client's mistake."""
+
+    def guarded(data: bytes) -> Any:
+        try:
+            return decode(data)
+        except DecodeError:
+            return _Undecodable()
+
+    return guarded
+
+
+def _check(request: Any) -> None:
+    if isinstance(request, _Undecodable):
+        raise errors.InvalidArgument(
+            "the request is malformed: it cannot be decoded, or a string in it is not UTF-8"
+        )
+
+
 def _guard_unary(inner: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
     async def guarded(request: Any, context: Any) -> Any:
         try:
+            _check(request)
             return await inner(request, context)
         except (grpc.aio.AbortError, grpc.aio.UsageError):
             raise
@@ -107,6 +135,7 @@ def _guard_stream(
     async def guarded(request: Any, context: Any) -> AsyncIterator[Any]:
         chunks = inner(request, context)
         try:
+            _check(request)
             async for chunk in chunks:
                 yield chunk
         except (grpc.aio.AbortError, grpc.aio.UsageError):
