@@ -6,21 +6,24 @@ import argparse
 import asyncio
 import functools
 import time
+from typing import Final
 
 from tpuserve import errors, runtime_library
-from tpuserve.cli import answering, serving
+from tpuserve.cli import answering, openai_sse, serving
 from tpuserve.cli import emulator as emulator_command
 from tpuserve.cli.answering import Answer
 from tpuserve.cli.errors import CommandError
-from tpuserve.cli.openai_sse import ask as ask_openai
 from tpuserve.cli.serving import Endpoints
 from tpuserve.client import Client, Message, Options
 
-_ANSWER_S = 120.0
+_ANSWER_S: Final = 120.0
+_ANSWER_TOKENS: Final = 200
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     serving.add_arguments(parser)
+    # Services that wait for each other while they start would otherwise speak between the answers.
+    parser.set_defaults(log_level="error")
     parser.add_argument("--once", action="store_true", help="end after the answers")
     parser.add_argument("--grpc-question", default="What is a BM1684X?", metavar="TEXT")
     parser.add_argument("--http-question", default="What is gRPC?", metavar="TEXT")
@@ -71,19 +74,23 @@ async def _converse(
 
 
 def _ask_grpc(endpoints: Endpoints, question: str) -> Answer:
+    options = Options(max_tokens=_ANSWER_TOKENS, timeout_s=_ANSWER_S)
     with Client(endpoints.grpc) as client:
         try:
-            return answering.show(
-                client.chat([Message("user", question)], Options(timeout_s=_ANSWER_S))
-            )
+            return answering.show(client.chat([Message("user", question)], options))
         except errors.TpuserveError as error:
             raise CommandError(f"the question over gRPC failed: {error.message}") from error
 
 
 def _ask_http(endpoints: Endpoints, question: str) -> Answer:
+    chunks = openai_sse.ask(
+        endpoints.http,
+        endpoints.model,
+        question,
+        max_tokens=_ANSWER_TOKENS,
+        timeout_s=_ANSWER_S,
+    )
     try:
-        return answering.show(
-            ask_openai(endpoints.http, endpoints.model, question, timeout_s=_ANSWER_S)
-        )
+        return answering.show(chunks)
     except (OSError, ValueError) as error:
         raise CommandError(f"the question over HTTP failed: {error}") from error

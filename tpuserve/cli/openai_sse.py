@@ -11,7 +11,9 @@ from urllib.parse import urlsplit
 from tpuserve.client import Chunk, Delta, Finished, FinishReason, Timings, Usage
 
 
-def ask(base_url: str, model: str, question: str, *, timeout_s: float) -> Iterator[Chunk]:
+def ask(
+    base_url: str, model: str, question: str, *, max_tokens: int, timeout_s: float
+) -> Iterator[Chunk]:
     """Stream one answer from `base_url`/v1/chat/completions.
 
     Raises OSError when the connection fails and ValueError when the server refuses or says
@@ -22,6 +24,7 @@ def ask(base_url: str, model: str, question: str, *, timeout_s: float) -> Iterat
     body = {
         "model": model,
         "messages": [{"role": "user", "content": question}],
+        "max_tokens": max_tokens,
         "stream": True,
         "stream_options": {"include_usage": True},
     }

@@ -123,7 +123,10 @@ class Supervisor:
     async def _keep(self, child: Child) -> None:
         failures = 0
         while not self._stopping.is_set():
-            lived_s, status = await self._live(child)
+            try:
+                lived_s, status = await self._live(child)
+            except OSError as error:
+                raise ChildFailed(f"{child.name} cannot be started: {error}") from error
             if self._stopping.is_set():
                 return
             failures = 1 if lived_s >= self._policy.healthy_s else failures + 1
