@@ -101,6 +101,14 @@ class Stack:
         return f"http://{self.gateway.ready['http']}"
 
     @property
+    def metrics_urls(self) -> tuple[str, str, str]:
+        return (
+            f"http://{self.tokenizer.ready['metrics']}/metrics",
+            f"http://{self.device.ready['metrics_address']}/metrics",
+            f"{self.http_url}/metrics",
+        )
+
+    @property
     def services(self) -> tuple[Service, Service, Service]:
         return (self.tokenizer, self.device, self.gateway)
 
