@@ -1,1 +1,2 @@
+# ruff: noqa: N999
 """Imported by the compiler at start, and not used when a language model is converted."""

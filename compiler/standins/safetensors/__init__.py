@@ -1,6 +1,8 @@
-"""Reads safetensors files with numpy alone: the part of the package's interface that the converter uses.
+"""Reads safetensors files with numpy alone: the part of the package's interface that the converter
+uses.
 
-Format: u64 little-endian header length, a JSON object {name: {dtype, shape, data_offsets}}, then the
+Format: u64 little-endian header length, a JSON object {name: {dtype, shape, data_offsets}}, then
+the
 bytes (offsets count from the end of the header). Source: the safetensors format description.
 """
 
@@ -22,7 +24,7 @@ _DTYPES = {
 }
 
 
-class safe_open:
+class safe_open:  # noqa: N801 (the name that the converter imports)
     """One open file; `get_tensor` copies a tensor out as a stand-in `torch.Tensor`."""
 
     def __init__(self, filename, framework="pt", device="cpu"):
@@ -45,7 +47,9 @@ class safe_open:
     def get_tensor(self, name):
         entry = self._entries[name]
         if entry["dtype"] not in _DTYPES:
-            raise TypeError(f"tensor {name} has dtype {entry['dtype']}, which is not supported here")
+            raise TypeError(
+                f"tensor {name} has dtype {entry['dtype']}, which is not supported here"
+            )
         storage, dtype = _DTYPES[entry["dtype"]]
         start, end = (self._data_start + offset for offset in entry["data_offsets"])
         array = np.frombuffer(self._bytes[start:end], dtype=storage).reshape(entry["shape"])

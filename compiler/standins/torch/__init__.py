@@ -1,13 +1,14 @@
 """Just enough of torch for the converter to read and round weights; arrays live in numpy.
 
-The converter imports torch for its dtypes, for `tensor.float().numpy()` on weights it has read and for
+The converter imports torch for its dtypes, for `tensor.float().numpy()` on weights it has read and
+for
 writing an embedding table to disk. Anything else fails by name, loudly.
 """
 
 import numpy as np
 
 
-class dtype:
+class dtype:  # noqa: N801 (as in torch)
     def __init__(self, name):
         self._name = name
 
@@ -24,7 +25,7 @@ int64 = dtype("int64")
 int32 = dtype("int32")
 int8 = dtype("int8")
 uint8 = dtype("uint8")
-bool = dtype("bool")
+bool = dtype("bool")  # noqa: A001 (as in torch)
 
 
 class _Storage:
@@ -73,4 +74,6 @@ class Tensor:
 
 
 def from_numpy(array):
-    return Tensor(np.ascontiguousarray(array), {"float32": float32, "float16": float16}[str(array.dtype)])
+    return Tensor(
+        np.ascontiguousarray(array), {"float32": float32, "float16": float16}[str(array.dtype)]
+    )

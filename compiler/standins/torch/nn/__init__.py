@@ -1,4 +1,5 @@
-"""The converter derives classes from `nn.Module` for model families that are not converted this way."""
+"""The converter derives classes from `nn.Module` for model families that are not converted this
+way."""
 
 
 class Module:

@@ -1,0 +1,2 @@
+"""Compiles a Hugging Face checkpoint into a model directory, with the vendor's compiler in its own
+environment."""

@@ -1,0 +1,95 @@
+"""`python -m compiler HF_DIR -o MODEL_DIR --seq N`: a checkpoint becomes a model directory."""
+
+import argparse
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from compiler.checkpoint import Checkpoint
+from compiler.convert import QUANTIZATIONS, Options, convert, describe
+from compiler.environment import default_environment
+from compiler.errors import CompileError
+from compiler.model_directory import Layout, write_model_directory
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m compiler", description=__doc__)
+    add = parser.add_argument
+    add("checkpoint", type=Path, help="directory with config.json, *.safetensors and the tokenizer")
+    add("-o", "--output", type=Path, required=True, help="the model directory to write")
+    add("--seq", type=int, required=True, help="context length in tokens")
+    add("--quantize", choices=QUANTIZATIONS, default="f16")
+    add("--group-size", type=int, default=64, help="weights that share a scale, for w4")
+    add("--history", action="store_true", help="prefill can continue behind resident KV")
+    add("--chunk", type=int, default=0, help="prefill chunk and shortest decode variant, in tokens")
+    add("--dynamic", action="store_true", help="prefill costs what the prompt is long")
+    add("--max-input", type=int, default=0, help="longest prefill in tokens (default: seq)")
+    add("--argmax-head", action="store_true", help="lm_head returns the best token, not logits")
+    add("--sample-head", action="store_true", help="add the vendor's sampling net")
+    add("--remove-kernel", action="store_true", help="leave the chip's kernel module out (-5.6 MB)")
+    add("--name", help="the model's name (default: the output directory's)")
+    add("--bmodel-name", help="file name of the bmodel (default: NAME_QUANTIZE.bmodel)")
+    add("--slots", type=int, default=4, help="resident sequences (default: %(default)s)")
+    add("--shared-config", help="existing config directory, relative to the model directory")
+    add("--info", action="store_true", help="print nets, shapes and dtypes at the end")
+    add("--keep-work", action="store_true", help="keep the intermediate files, and say where")
+    return parser.parse_args(arguments)
+
+
+def options_of(args: argparse.Namespace) -> Options:
+    return Options(
+        seq_tokens=args.seq,
+        quantize=args.quantize,
+        group_size=args.group_size,
+        history=args.history,
+        chunk_tokens=args.chunk,
+        dynamic=args.dynamic,
+        max_input_tokens=args.max_input,
+        argmax_head=args.argmax_head,
+        sample_head=args.sample_head,
+        keep_kernel=not args.remove_kernel,
+    )
+
+
+def compile_model(args: argparse.Namespace) -> None:
+    """Everything the command does; raises CompileError."""
+    options = options_of(args)
+    options.check()
+    checkpoint = Checkpoint.open(args.checkpoint)
+    environment = default_environment()
+    environment.prepare()
+    name = args.name or args.output.resolve().name
+    layout = Layout(
+        name=name,
+        bmodel_name=args.bmodel_name or f"{name}_{args.quantize}.bmodel",
+        slots=args.slots,
+        shared_config=args.shared_config,
+    )
+    work = Path(tempfile.mkdtemp(prefix="tpuserve-compile-"))
+    try:
+        bmodel = convert(checkpoint, options, environment, work)
+        write_model_directory(args.output, bmodel, checkpoint, layout)
+        if args.info:
+            print(describe(args.output.resolve() / layout.bmodel_name, environment, work))
+    finally:
+        if args.keep_work:
+            print(f"intermediate files are in {work}")
+        else:
+            shutil.rmtree(work)
+    size_bytes = (args.output / layout.bmodel_name).stat().st_size
+    print(f"{args.output / layout.bmodel_name}: {size_bytes / 1e6:.2f} MB")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    args = parse(sys.argv[1:] if arguments is None else arguments)
+    try:
+        compile_model(args)
+    except CompileError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

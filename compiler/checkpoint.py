@@ -1,0 +1,70 @@
+"""A Hugging Face checkpoint as the converter gets to see it."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compiler.errors import CompileError
+
+# Converted and compared with a float reference.
+SUPPORTED_TYPES = ("llama", "qwen2", "qwen3")
+
+_SERVING_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    path: Path
+    config: dict[str, Any]
+    weights: tuple[Path, ...]
+
+    @classmethod
+    def open(cls, path: Path) -> "Checkpoint":
+        """Raises CompileError when files are missing or the architecture is not supported."""
+        config_path = path / "config.json"
+        if not config_path.is_file():
+            raise CompileError(f"{config_path} does not exist: is {path} a checkpoint directory?")
+        try:
+            config = json.loads(config_path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise CompileError(f"{config_path} is not JSON: {error}") from None
+        model_type = config.get("model_type")
+        if model_type not in SUPPORTED_TYPES:
+            known = ", ".join(SUPPORTED_TYPES)
+            raise CompileError(f"model_type {model_type!r} is not supported; supported: {known}")
+        weights = tuple(sorted(path.glob("*.safetensors")))
+        if not weights:
+            raise CompileError(f"{path} holds no *.safetensors file")
+        return cls(path, config, weights)
+
+    def stage(self, directory: Path, quantize: str) -> None:
+        """Lay the checkpoint out in `directory` with the dtype that `quantize` computes in.
+
+        The converter takes the activation type from the checkpoint's dtype and compares it with
+        `quantize` by substring, so that bf16 on a float16 checkpoint passes and gives garbage. It
+        reads
+        all weights as float32, hence naming the wanted dtype here is enough.
+        """
+        directory.mkdir(parents=True)
+        config = {key: value for key, value in self.config.items() if key != "dtype"}
+        config["torch_dtype"] = "bfloat16" if quantize.endswith("bf16") else "float16"
+        (directory / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        for weights in self.weights:
+            (directory / weights.name).symlink_to(weights.resolve())
+
+    def serving_files(self) -> list[Path]:
+        """The files that serving needs beside the bmodel."""
+        return [self.path / name for name in _SERVING_FILES if (self.path / name).is_file()]

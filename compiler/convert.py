@@ -1,0 +1,115 @@
+"""From a checkpoint to one bmodel: drives the vendor's converter and combines the nets that are
+wanted."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from compiler.checkpoint import Checkpoint
+from compiler.environment import Environment
+from compiler.errors import CompileError
+
+QUANTIZATIONS = ("f16", "bf16", "w8f16", "w8bf16", "w4f16", "w4bf16")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What to build. Lengths are in tokens.
+
+    seq_tokens: context length, the rows of each KV cache.
+    history: prefill can continue behind resident KV rows (`block_kv_*`), chunk by chunk.
+    chunk_tokens: rows of one prefill chunk and the shortest decode variant; 0 for neither.
+    dynamic: prefill costs what the prompt is long; implied by history.
+    max_input_tokens: longest prefill without history; 0 for seq_tokens.
+    argmax_head: lm_head returns the best token instead of logits.
+    sample_head: add the vendor's sampling net.
+    keep_kernel: leave the chip's kernel module (5.6 MB) in the bmodel.
+    """
+
+    seq_tokens: int
+    quantize: str = "f16"
+    group_size: int = 64
+    history: bool = False
+    chunk_tokens: int = 0
+    dynamic: bool = False
+    max_input_tokens: int = 0
+    argmax_head: bool = False
+    sample_head: bool = False
+    keep_kernel: bool = True
+
+    def check(self) -> None:
+        """Raises CompileError for what the converter refuses, or accepts and gets wrong."""
+        if self.quantize not in QUANTIZATIONS:
+            raise CompileError(f"quantize is {self.quantize!r}, must be one of {QUANTIZATIONS}")
+        if self.seq_tokens < 1:
+            raise CompileError(f"seq is {self.seq_tokens}, must be positive")
+        if self.history and self.chunk_tokens < 1:
+            raise CompileError("history needs a chunk length")
+        if self.history and self.max_input_tokens:
+            raise CompileError(
+                "with history the chunk length is the longest input: leave max-input out"
+            )
+        if self.chunk_tokens > self.seq_tokens // 2:
+            raise CompileError(
+                f"chunk is {self.chunk_tokens}, must be at most {self.seq_tokens // 2}, half of seq"
+            )
+        if self.max_input_tokens > self.seq_tokens:
+            raise CompileError(
+                f"max-input is {self.max_input_tokens}, must be at most seq ({self.seq_tokens})"
+            )
+        if self.argmax_head and self.sample_head:
+            raise CompileError("a sampling net needs logits: it does not go with an argmax head")
+
+    def converter_arguments(self, checkpoint: Path, output: Path) -> list[str]:
+        arguments = ["llm_convert.py", "-m", str(checkpoint), "-o", str(output), "-c", "bm1684x"]
+        arguments += ["-s", str(self.seq_tokens), "-q", self.quantize, "-g", str(self.group_size)]
+        if self.history:
+            arguments.append("--use_history_kv")
+        if self.chunk_tokens:
+            arguments += ["--chunk_length", str(self.chunk_tokens)]
+        if self.dynamic:
+            arguments.append("--dynamic")
+        if self.max_input_tokens:
+            arguments += ["--max_input_length", str(self.max_input_tokens)]
+        if not self.argmax_head:
+            arguments.append("--do_sample")
+        return arguments
+
+
+def convert(checkpoint: Checkpoint, options: Options, environment: Environment, work: Path) -> Path:
+    """Compile in the empty directory `work`; returns the bmodel's path. Raises CompileError."""
+    options.check()
+    log = work / "compile.log"
+    staged, output = work / "checkpoint", work / "nets"
+    checkpoint.stage(staged, options.quantize)
+    environment.run(options.converter_arguments(staged, output), log, work)
+    nets = sorted(
+        (path for path in output.glob("*/*/*.bmodel") if path.stem == path.parent.name),
+        key=lambda path: _combine_order(path.stem),
+    )
+    if not options.sample_head:
+        nets = [path for path in nets if path.stem != "sample_head"]
+    if not nets:
+        raise CompileError(f"the converter left no nets; its output is in {log}")
+    bmodel = work / "combined.bmodel"
+    names = [str(path) for path in nets]
+    environment.run(["model_tool", "--combine", *names, "-o", str(bmodel)], log, work)
+    if not options.keep_kernel:
+        environment.run(["model_tool", "--kernel_remove", str(bmodel)], log, work)
+    return bmodel
+
+
+def describe(bmodel: Path, environment: Environment, work: Path) -> str:
+    """The compiler's listing of nets, shapes and dtypes."""
+    log = work / "info.log"
+    environment.run(["model_tool", "--info", str(bmodel)], log, work)
+    return log.read_text(errors="replace")
+
+
+def _combine_order(name: str) -> tuple[int, str, int, int]:
+    """Nets by kind and layer; of a net's shape variants the longest (without a number) comes
+    first."""
+    match = re.fullmatch(r"(block(?:_cache|_kv)?)_(\d+)(?:_(\d+))?", name)
+    if match is None:
+        return (0, name, 0, 0)
+    return (1, match[1], int(match[2]), int(match[3] or 0))
