@@ -1,0 +1,144 @@
+"""`chat` and `complete` against a server that answers what the question says."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.support import fake_gateway
+from tests.support.fake_gateway import FakeGateway
+from tpuserve.cli.__main__ import main
+
+ROOT = Path(__file__).resolve().parents[3]
+SCRIPT = "from tpuserve.cli.__main__ import main; raise SystemExit(main())"
+
+
+@pytest.fixture
+def gateway() -> Iterator[FakeGateway]:
+    with fake_gateway.serving() as running:
+        yield running
+
+
+def chat(gateway: FakeGateway, text: str, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", SCRIPT, "chat", "--address", gateway.address, *options]
+    return subprocess.run(
+        command, input=text, capture_output=True, text=True, cwd=ROOT, check=False, timeout=25
+    )
+
+
+def said(gateway: FakeGateway) -> list[list[str]]:
+    return [[m.content[0].text for m in request.messages] for request in gateway.chats]
+
+
+def test_complete_prints_the_text(gateway: FakeGateway, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--max-tokens", "5", "--temperature", "0", "--seed", "4", "--stop", "a"]
+    address = ["--address", gateway.address]
+    assert main(["complete", "words 3", *address, *options, "--stop", "b"]) == 0
+    assert capsys.readouterr().out == "w0 w1 w2 \n"
+    request = gateway.generates[0]
+    assert (request.stopping.max_tokens, list(request.stopping.stop)) == (5, ["a", "b"])
+    assert (request.sampling.temperature, request.sampling.seed) == (0, 4)
+    assert request.sampling.HasField("temperature")
+    assert not request.sampling.HasField("top_p")
+
+
+def test_complete_reports_an_error(
+    gateway: FakeGateway, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["complete", "NOT_FOUND", "--address", gateway.address]) == 1
+    assert capsys.readouterr().err == "tpuserve: this is NOT_FOUND\n"
+
+
+@pytest.mark.parametrize("command", [["chat"], ["complete", "x"]])
+def test_without_a_server(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*command, "--address", "127.0.0.1:9"]) == 1
+    printed = capsys.readouterr().err
+    assert "no server answers at 127.0.0.1:9; start one with `tpuserve up --model DIR`" in printed
+
+
+def test_chat_remembers_and_forgets(gateway: FakeGateway) -> None:
+    lines = "words 2\n\nwords 1\nclear\nwords 1\nNOT_FOUND\n  words 1  \nquit\nwords 9\n"
+    result = chat(gateway, lines, "--system", "Be brief.")
+    assert result.returncode == 0
+    assert "Be brief.w0 w1 " in result.stdout
+    first = ["Be brief.", "words 2"]
+    assert said(gateway) == [
+        first,
+        [*first, "Be brief.w0 w1 ", "words 1"],
+        ["Be brief.", "words 1"],
+        ["Be brief.", "words 1", "Be brief.w0 ", "NOT_FOUND"],
+        # A question that failed is not part of the conversation.
+        ["Be brief.", "words 1", "Be brief.w0 ", "words 1"],
+    ]
+    assert "(this is NOT_FOUND)" in result.stderr
+    assert len(re.findall(r"FTL: \d+\.\d{3} s\nTPS: \d+\.\d{3} token/s", result.stdout)) == 4
+
+
+@pytest.mark.parametrize("word", ["exit", "quit", "q", ""])
+def test_chat_ends(gateway: FakeGateway, word: str) -> None:
+    result = chat(gateway, f"words 1\nnew\n{word}\n" if word else "words 1\n")
+    assert result.returncode == 0
+    assert len(gateway.chats) == 1
+
+
+class Terminal:
+    """The user's side of a pseudo-terminal."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._text = ""
+
+    def type(self, text: str) -> None:
+        os.write(self._descriptor, text.encode())
+
+    def expect(self, text: str) -> None:
+        """Wait until `text` was printed behind what was expected before."""
+        deadline_s = time.monotonic() + 15
+        while text not in self._text:
+            assert time.monotonic() < deadline_s, self._text
+            if select.select([self._descriptor], [], [], 0.2)[0]:
+                self._text += os.read(self._descriptor, 4096).decode()
+        self._text = self._text.partition(text)[2]
+
+
+@contextmanager
+def on_a_terminal(*arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], Terminal]]:
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "tests.support.on_terminal", *arguments]
+    with subprocess.Popen(
+        command, stdin=theirs, stdout=theirs, stderr=theirs, cwd=ROOT, start_new_session=True
+    ) as process:
+        os.close(theirs)
+        try:
+            yield process, Terminal(ours)
+        finally:
+            process.kill()
+            os.close(ours)
+
+
+def test_ctrl_c_stops_the_answer_and_not_the_chat(gateway: FakeGateway) -> None:
+    with on_a_terminal("chat", "--address", gateway.address) as (process, terminal):
+        terminal.expect("> ")
+        terminal.type("hang\n")
+        terminal.expect("w0")
+        terminal.type("\x03")
+        terminal.expect("(stopped)")
+        assert gateway.cancelled.wait(10)
+        terminal.expect("> ")
+        terminal.type("\x03")
+        terminal.expect("> ")
+        terminal.type("words 1\n")
+        terminal.expect("TPS")
+        terminal.type("\x04")
+        assert process.wait(10) == 0
+    assert said(gateway) == [["hang"], ["words 1"]]
