@@ -1,0 +1,196 @@
+"""`tpuserve up` as a user runs it, on the emulator: real processes, real ports."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tpuserve import errors
+from tpuserve.client import Client, Message, Options
+
+ROOT = Path(__file__).resolve().parents[2]
+MODEL = ROOT / "models" / "demo"
+SCRIPT = "from tpuserve.cli.__main__ import main; raise SystemExit(main())"
+QUESTION = [Message("user", "What is a BM1684X?")]
+OPTIONS = Options(max_tokens=8, temperature=0)
+
+
+class Up:
+    """A running `tpuserve up`; `wait_for` reads its stderr as far as needed."""
+
+    def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
+        self.process = process
+        self._log = log
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def wait_for(self, pattern: str) -> re.Match[str]:
+        deadline_s = time.monotonic() + 25
+        while (found := re.search(pattern, self.log)) is None:
+            assert self.process.poll() is None, self.log
+            assert time.monotonic() < deadline_s, self.log
+            time.sleep(0.02)
+        return found
+
+    def child(self, module: str) -> psutil.Process:
+        for child in psutil.Process(self.process.pid).children():
+            if module in child.cmdline():
+                return child
+        raise AssertionError(f"no {module} in {self.log}")
+
+
+@contextlib.contextmanager
+def up(tmp_path: Path, *arguments: str) -> Iterator[Up]:
+    ports = ["--grpc-port", "0", "--http-port", "0"]
+    command = [sys.executable, "-u", "-c", SCRIPT, "up", *ports, "--runtime", "emulator"]
+    log = tmp_path / "up.log"
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            [*command, *arguments], stdout=file, stderr=file, text=True, cwd=ROOT
+        )
+    try:
+        yield Up(process, log)
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+def failed(*arguments: str) -> str:
+    """stderr of an `up` that must refuse to start."""
+    command = [sys.executable, "-c", SCRIPT, "up", *arguments]
+    result = subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=25
+    )
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    return result.stderr
+
+
+def gone(processes: list[psutil.Process]) -> None:
+    _, alive = psutil.wait_procs(processes, timeout=20)
+    assert alive == []
+
+
+def test_serves_survives_a_dead_device_and_drains(tmp_path: Path) -> None:
+    with up(tmp_path, "--model", str(MODEL)) as server:
+        address = server.wait_for(r"gRPC   (\S+)").group(1)
+        http = server.wait_for(r"HTTP   (\S+)/v1").group(1)
+        with Client(address) as client:
+            before = client.chat_once(QUESTION, OPTIONS)
+            assert before.usage.completion_tokens > 0
+            server.child("device_svc").kill()
+            server.wait_for(r"device was killed by SIGKILL.*; restarting in 0.5 s")
+            after = answer_again(client)
+            assert after == before.completions[0].token_ids
+        with urllib.request.urlopen(f"{http}/metrics", timeout=10) as metrics:
+            assert b"tpuserve_" in metrics.read()
+        children = psutil.Process(server.process.pid).children()
+        assert len(children) == 3
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(20) == 0
+        gone(children)
+    assert "gateway was" not in server.log
+    assert "tokenizer was" not in server.log
+
+
+def answer_again(client: Client) -> tuple[int, ...]:
+    """The answer, once the restarted device is found."""
+    deadline_s = time.monotonic() + 20
+    while True:
+        try:
+            return client.chat_once(QUESTION, OPTIONS).completions[0].token_ids
+        except errors.Unavailable:
+            assert time.monotonic() < deadline_s
+            time.sleep(0.05)
+
+
+def test_children_end_when_up_is_killed(tmp_path: Path) -> None:
+    with up(tmp_path, "--model", str(MODEL), "--log-dir", str(tmp_path / "logs")) as server:
+        server.wait_for("is ready")
+        children = psutil.Process(server.process.pid).children()
+        assert len(children) == 3
+        server.process.kill()
+        gone(children)
+    names = sorted(path.name for path in (tmp_path / "logs").iterdir())
+    assert set(names) <= {"device.log", "gateway.log", "tokenizer.log"}
+
+
+def test_a_port_in_use_is_refused_before_anything_starts() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        printed = failed("--model", str(MODEL), "--http-port", port, "--grpc-port", "0")
+    assert printed == (
+        f"tpuserve: cannot listen on 127.0.0.1:{port}: Address already in use; "
+        "choose another port with --http-port\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "nowhere"], "nowhere is not a directory"),
+        (["--model", str(MODEL), "--runtime", "gpu"], "unknown runtime 'gpu'"),
+        (["--model", str(MODEL), "--runtime", "pcie"], "no chip"),
+        (["--model", str(MODEL), "--grpc-port", "70000"], "--grpc-port is 70000, must be between"),
+        (
+            ["--model", str(MODEL), "--grpc-port", "9", "--http-port", "9", "--host", "192.0.2.1"],
+            "cannot listen on 192.0.2.1:9: Cannot assign requested address",
+        ),
+    ],
+)
+def test_wrong_arguments_are_refused_at_once(arguments: list[str], message: str) -> None:
+    assert message in failed(*arguments)
+
+
+def test_a_broken_bmodel_is_named(tmp_path: Path) -> None:
+    model = tmp_path / "broken"
+    shutil.copytree(MODEL / "config", model / "config")
+    whole = next(MODEL.glob("*.bmodel")).read_bytes()
+    (model / "broken.bmodel").write_bytes(whole[: len(whole) // 2])
+    printed = failed(
+        *["--model", str(model), "--runtime", "emulator"],
+        *["--grpc-port", "0", "--http-port", "0", "--log-level", "error"],
+    )
+    last = printed.splitlines()[-1]
+    assert last.startswith("tpuserve: device exited with 1: ")
+    assert f"broken.bmodel is truncated: it has {len(whole) // 2} bytes" in last
+
+
+def test_no_emulator_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TPUSERVE_EMULATOR_DIR", str(tmp_path))
+    printed = failed("--model", str(MODEL), "--runtime", "emulator")
+    assert f"the chip emulator is not in {tmp_path}" in printed
+    assert "run `tpuserve emulator install`" in printed
+
+
+def test_demo_once_asks_over_both_protocols(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", SCRIPT, "demo", "--model", str(MODEL), "--once"]
+    result = subprocess.run(
+        [*command, "--grpc-port", "0", "--http-port", "0"],
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+        timeout=28,
+    )
+    assert result.returncode == 0, result.stderr
+    rates = re.findall(r"(\d+) tokens, TTFT \d+ ms, (\d+\.\d) tokens/s", result.stdout)
+    assert len(rates) == 2
+    assert all(int(tokens) > 0 for tokens, _ in rates)
