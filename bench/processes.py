@@ -89,6 +89,7 @@ class Stack:
     tokenizer: Service
     device: Service
     gateway: Service
+    tokenizer_address: str
     device_address: str
 
     @property
@@ -145,7 +146,7 @@ def stack(
         )
         try:
             _wait_serving(gateway)
-            yield Stack(tokenizer, device, gateway, device_address)
+            yield Stack(tokenizer, device, gateway, tokenizer_address, device_address)
         except grpc.RpcError as error:
             logs = "\n".join(log.read_text(errors="replace") for log in directory.glob("*.log"))
             raise ServiceError(f"a call failed: {error}\n{logs}") from error

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.k8s.manifests import K8S, OVERLAYS, Rendered, render
+from tests.support.manifests import K8S, OVERLAYS, Rendered, render
 
 
 @pytest.fixture(scope="session", params=OVERLAYS)

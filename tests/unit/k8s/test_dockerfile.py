@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from dockerfile_parse import DockerfileParser  # type: ignore[import-untyped]
 
-from tests.unit.k8s.manifests import ROOT, SERVICES, Rendered, container
+from tests.support.manifests import ROOT, SERVICES, Rendered, container
 
 if sys.version_info >= (3, 11):
     import tomllib

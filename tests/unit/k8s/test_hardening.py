@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from tests.unit.k8s.manifests import Object, Rendered, argument, container, pod
+from tests.support.manifests import Object, Rendered, argument, container, pod
 
 
 def test_pods_run_without_privileges(rendered: Rendered) -> None:

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from tests.unit.k8s.manifests import SERVICES, Object, Rendered, container, pod
+import device_svc.process
+import gateway.settings
+import tokenizer_svc.settings
+from tests.support.manifests import SERVICES, Object, Rendered, container, pod
 
-# Seconds in which a service finishes its streams after SIGTERM.
-DRAIN_S = 30
 # Between SIGTERM and SIGKILL beyond the drain itself; libbmlib alone takes a second to unload.
 _EXIT_S = 5
+
+
+def _drain_s(name: str, arguments: list[str]) -> float:
+    """How long the service may take to finish its streams after SIGTERM."""
+    if name == "tpuserve-gateway":
+        return gateway.settings.parse(arguments).drain_grace_s
+    if name == "tpuserve-tokenizer":
+        return tokenizer_svc.settings.parse(arguments).grace_s
+    return device_svc.process.DRAIN_GRACE_S
 
 
 def test_probes_are_native_grpc(rendered: Rendered) -> None:
@@ -34,10 +44,11 @@ def test_a_large_model_has_time_to_load(rendered: Rendered) -> None:
 
 
 def test_grace_covers_pre_stop_and_drain(rendered: Rendered) -> None:
-    for workload in rendered.ours.values():
-        pre_stop_s = container(workload)["lifecycle"]["preStop"]["sleep"]["seconds"]
+    for name, workload in rendered.ours.items():
+        each = container(workload)
+        pre_stop_s = each["lifecycle"]["preStop"]["sleep"]["seconds"]
         grace_s = pod(workload)["terminationGracePeriodSeconds"]
-        assert grace_s >= pre_stop_s + DRAIN_S + _EXIT_S
+        assert grace_s >= pre_stop_s + _drain_s(name, each["args"]) + _EXIT_S
         # Long enough for the readiness probe to have failed, and for endpoints to follow.
         assert pre_stop_s >= 5
 

@@ -7,7 +7,7 @@ import copy
 import kubernetes_validate
 import pytest
 
-from tests.unit.k8s.manifests import K8S, Object, Rendered, render
+from tests.support.manifests import K8S, Object, Rendered, render
 
 VERSIONS = ("1.32", "1.34")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.k8s.manifests import SERVICES, Object, Rendered, argument, container, pod
+from tests.support.manifests import SERVICES, Object, Rendered, argument, container, pod
 
 
 def _port(workload: Object, name: str) -> int:

@@ -13,7 +13,7 @@ import yaml
 
 from tests.support import tools
 
-ROOT: Final = Path(__file__).resolve().parents[3]
+ROOT: Final = Path(__file__).resolve().parents[2]
 K8S: Final = ROOT / "k8s"
 OVERLAYS: Final = ("emulator", "pcie")
 # Every pod that runs our code, by its name, with the service that its gRPC port serves.
