@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ from device_svc.engine_api import (
 from tpuserve.bmodel import MemoryBudget
 
 _INT_MAX: Final = 2**31 - 1
+# The emulator reports no size; its own variable for one is hexadecimal.
+_EMULATOR_MEMORY: Final = "0x100000000"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,8 @@ class CoreEngine:
             self._library = _core.Library(str(library), emulator=emulator)
             _check_chips(self._library, chips)
             for chip in chips:
-                _check_memory(self._library.chip_status(chip), memory, slots)
+                status = self._library.chip_status(chip)
+                _check_memory(status, memory, slots, emulator=emulator)
             self._core = _core.Engine(self._library, str(bmodel), chips=chips, slots=slots)
         except _core.CoreError as error:
             raise EngineStartError(str(error)) from error
@@ -169,18 +173,27 @@ def _check_chips(library: _core.Library, chips: Sequence[int]) -> None:
             )
 
 
-def _check_memory(status: _core.ChipStatus, memory: MemoryBudget, slots: int) -> None:
-    """Where the driver tells the free memory. The runtime ends the process when it runs out."""
-    if status.memory_total_bytes is None:
+def _check_memory(
+    status: _core.ChipStatus, memory: MemoryBudget, slots: int, *, emulator: bool
+) -> None:
+    """Where the size is known. The runtime ends the process when it runs out of memory."""
+    total = status.memory_total_bytes
+    if total is None and emulator:
+        total = int(os.environ.get("CMODEL_GLOBAL_MEM_SIZE", _EMULATOR_MEMORY), 16)
+    if total is None:
         return
-    free = status.memory_total_bytes - (status.memory_used_bytes or 0)
+    free = total - (status.memory_used_bytes or 0)
     needed = memory.total_bytes(slots)
     if needed > free:
         raise EngineStartError(
-            f"the model needs {needed} bytes on chip {status.chip} ({memory.weights_bytes} for "
-            f"weights, {memory.neuron_bytes} for scratch, {memory.slot_bytes} for each of {slots} "
-            f"slots); {free} of {status.memory_total_bytes} are free"
+            f"the model needs {_mib(needed)} on chip {status.chip} ({_mib(memory.weights_bytes)} "
+            f"for weights, {_mib(memory.neuron_bytes)} for scratch, {_mib(memory.slot_bytes)} for "
+            f"each of {slots} slots); {_mib(free)} of {_mib(total)} are free"
         )
+
+
+def _mib(size_bytes: int) -> str:
+    return f"{size_bytes / 2**20:.1f} MiB"
 
 
 def _shape_of(spec: _core.ModelSpec, vocab_size: int) -> ModelShape:

@@ -120,7 +120,7 @@ class DeviceServicer(device_pb2_grpc.DeviceServicer):
         serving = self._serving
         session = serving.sessions.open()
         reader = asyncio.create_task(self._read(serving, session, request_iterator))
-        breaker = asyncio.create_task(_abort_when_broken(session, context))
+        breaker = asyncio.create_task(_abort_when_broken(serving.sessions, session, context))
         try:
             while (event := await session.get()) is not None:
                 yield _event_to_wire(event)
@@ -155,9 +155,10 @@ class DeviceServicer(device_pb2_grpc.DeviceServicer):
             serving.sessions.submit(session, submit.request_id, request)
 
 
-async def _abort_when_broken(session: SessionState, context: Context) -> None:
-    """A reader that takes nothing blocks the writer too, so the call is ended from outside."""
+async def _abort_when_broken(sessions: Sessions, session: SessionState, context: Context) -> None:
+    """A reader that takes nothing blocks the writer too, so the session is ended from outside."""
     error = await session.broken
+    sessions.close(session)
     with contextlib.suppress(grpc.aio.AbortError):
         await status.abort(context, error)
 
