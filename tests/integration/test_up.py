@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from tpuserve import errors
-from tpuserve.client import Client, Message, Options
+from tpuserve.client import Client, Finished, FinishReason, Message, Options
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "models" / "demo"
@@ -102,11 +102,40 @@ def test_serves_survives_a_dead_device_and_drains(tmp_path: Path) -> None:
             assert b"tpuserve_" in metrics.read()
         children = psutil.Process(server.process.pid).children()
         assert len(children) == 3
-        server.process.send_signal(signal.SIGINT)
+        assert finish_reason_when_stopped(server, address) is FinishReason.LENGTH
         assert server.process.wait(20) == 0
         gone(children)
     assert "gateway was" not in server.log
     assert "tokenizer was" not in server.log
+
+
+def finish_reason_when_stopped(server: Up, address: str) -> FinishReason:
+    """How a stream ends that runs when the user types Ctrl-C."""
+    reason = FinishReason.UNKNOWN
+    with Client(address) as client:
+        stream = client.chat(QUESTION, Options(max_tokens=60, temperature=0, ignore_eos=True))
+        for position, chunk in enumerate(stream):
+            if position == 1:
+                server.process.send_signal(signal.SIGINT)
+            if isinstance(chunk, Finished):
+                reason = chunk.reason
+    return reason
+
+
+def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
+    with up(tmp_path, "--model", str(MODEL)) as server:
+        address = server.wait_for(r"gRPC   (\S+)").group(1)
+        children = psutil.Process(server.process.pid).children()
+        with Client(address) as client:
+            stream = client.chat(QUESTION, Options(max_tokens=400, ignore_eos=True))
+            next(stream)
+            server.process.send_signal(signal.SIGTERM)
+            server.wait_for("once more to kill")
+            server.process.send_signal(signal.SIGTERM)
+            assert server.process.wait(10) == 130
+            gone(children)
+            with pytest.raises(errors.TpuserveError):
+                list(stream)
 
 
 def answer_again(client: Client) -> tuple[int, ...]:
