@@ -133,9 +133,11 @@ class EngineThread:
                 self._publish(engine, scheduler)
         except Exception as error:
             _log.critical("the engine failed", exc_info=error)
-            scheduler.fail_all()
-            self._publish(engine, scheduler)
-            self._call(self._failed, error)
+            try:
+                scheduler.fail_all()
+                self._publish(engine, scheduler)
+            finally:
+                self._call(self._failed, error)
 
     def _take_messages(self, scheduler: Scheduler) -> bool:
         """Hand over what has come; sleeps while there is nothing to do. False after Stop."""

@@ -147,6 +147,7 @@ class DeviceServicer(device_pb2_grpc.DeviceServicer):
         received_s = self._clock()
         try:
             validation.check_identity(submit.bmodel_sha256, self._identity.bmodel_sha256)
+            validation.check_request_id(submit.request_id)
             key = serving.sessions.admit(session, submit.request_id)
             request = _request_of(key, submit, serving.engine, received_s)
         except Refused as refused:

@@ -12,6 +12,7 @@ from device_svc.engine_api import ModelShape, Sampling
 from device_svc.request import Refused, RejectReason
 
 _MAX_LOGPROBS: Final = 20
+_MAX_REQUEST_ID: Final = 256
 _MAX_BIAS: Final = 100.0
 # Name, lowest, whether the lowest itself is allowed, highest: as tpuserve.v1.SamplingParams says.
 _RANGES: Final = (
@@ -29,6 +30,13 @@ def check_identity(asked_sha256: str, own_sha256: str) -> None:
         raise Refused(
             RejectReason.WRONG_MODEL,
             f"the request is for bmodel {asked_sha256 or '(none)'}, this device runs {own_sha256}",
+        )
+
+
+def check_request_id(request_id: str) -> None:
+    if not 1 <= len(request_id) <= _MAX_REQUEST_ID:
+        raise _invalid(
+            f"request_id has {len(request_id)} characters, must have 1 to {_MAX_REQUEST_ID}"
         )
 
 

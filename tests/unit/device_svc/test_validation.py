@@ -116,3 +116,10 @@ def test_identity() -> None:
     assert caught.value.reason is RejectReason.WRONG_MODEL
     with pytest.raises(Refused, match=r"\(none\)"):
         validation.check_identity("", "ab")
+
+
+@pytest.mark.parametrize("length", [0, 257])
+def test_request_ids(length: int) -> None:
+    validation.check_request_id("a" * 256)
+    with pytest.raises(Refused, match=f"request_id has {length} characters.* 1 to 256"):
+        validation.check_request_id("a" * length)
