@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "models" / "demo"
 SCRIPT = "from tpuserve.cli.__main__ import main; raise SystemExit(main())"
 QUESTION = [Message("user", "What is a BM1684X?")]
+ANY_PORTS = ["--grpc-port", "0", "--http-port", "0"]
 OPTIONS = Options(max_tokens=8, temperature=0)
 
 
@@ -56,8 +57,7 @@ class Up:
 
 @contextlib.contextmanager
 def up(tmp_path: Path, *arguments: str) -> Iterator[Up]:
-    ports = ["--grpc-port", "0", "--http-port", "0"]
-    command = [sys.executable, "-u", "-c", SCRIPT, "up", *ports, "--runtime", "emulator"]
+    command = [sys.executable, "-u", "-c", SCRIPT, "up", *ANY_PORTS, "--runtime", "emulator"]
     log = tmp_path / "up.log"
     with log.open("w") as file:
         process = subprocess.Popen(
@@ -176,6 +176,14 @@ def test_a_port_in_use_is_refused_before_anything_starts() -> None:
         (["--model", "nowhere"], "nowhere is not a directory"),
         (["--model", str(MODEL), "--runtime", "gpu"], "unknown runtime 'gpu'"),
         (["--model", str(MODEL), "--runtime", "pcie"], "no chip"),
+        (
+            ["--model", str(MODEL), *ANY_PORTS, "--log-dir", "/proc/nowhere"],
+            "--log-dir /proc/nowhere: No such file or directory",
+        ),
+        (
+            ["--model", str(MODEL), *ANY_PORTS, "--devices", "1,1"],
+            "device exited with 2: argument --devices: '1,1' repeats a chip",
+        ),
         (["--model", str(MODEL), "--grpc-port", "70000"], "--grpc-port is 70000, must be between"),
         (
             ["--model", str(MODEL), "--grpc-port", "9", "--http-port", "9", "--host", "192.0.2.1"],
@@ -194,7 +202,7 @@ def test_a_broken_bmodel_is_named(tmp_path: Path) -> None:
     (model / "broken.bmodel").write_bytes(whole[: len(whole) // 2])
     printed = failed(
         *["--model", str(model), "--runtime", "emulator"],
-        *["--grpc-port", "0", "--http-port", "0", "--log-level", "error"],
+        *[*ANY_PORTS, "--log-level", "error"],
     )
     last = printed.splitlines()[-1]
     assert last.startswith("tpuserve: device exited with 1: ")
@@ -211,7 +219,7 @@ def test_no_emulator_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_demo_once_asks_over_both_protocols(tmp_path: Path) -> None:
     command = [sys.executable, "-c", SCRIPT, "demo", "--model", str(MODEL), "--once"]
     result = subprocess.run(
-        [*command, "--grpc-port", "0", "--http-port", "0"],
+        [*command, *ANY_PORTS],
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
         capture_output=True,
         text=True,

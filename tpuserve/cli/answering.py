@@ -28,22 +28,26 @@ class Answer:
 
 
 def show(chunks: Iterable[Chunk]) -> Answer:
-    """Write the text of completion 0 to stdout as it comes."""
+    """Write the text of completion 0 to stdout as it comes, and end its line however it ends."""
     started_s = time.monotonic()
     first_s: float | None = None
     texts: list[str] = []
     tokens = 0
     finished: Finished | None = None
-    for chunk in chunks:
-        if isinstance(chunk, Delta) and chunk.index == 0:
-            if first_s is None:
-                first_s = time.monotonic()
-            tokens += len(chunk.token_ids)
-            texts.append(chunk.text)
-            sys.stdout.write(chunk.text)
-            sys.stdout.flush()
-        elif isinstance(chunk, Finished):
-            finished = chunk
+    try:
+        for chunk in chunks:
+            if isinstance(chunk, Delta) and chunk.index == 0:
+                if first_s is None:
+                    first_s = time.monotonic()
+                tokens += len(chunk.token_ids)
+                texts.append(chunk.text)
+                sys.stdout.write(chunk.text)
+                sys.stdout.flush()
+            elif isinstance(chunk, Finished):
+                finished = chunk
+    finally:
+        if texts:
+            print(flush=True)
     ended_s = time.monotonic()
     return Answer(
         text="".join(texts),

@@ -58,10 +58,10 @@ class _Conversation:
             with contextlib.closing(chunks):
                 answer = answering.show(chunks)
         except KeyboardInterrupt:
-            print("\n(stopped)")
+            print("(stopped)", flush=True)
             return
         except errors.TpuserveError as error:
-            print(f"\n({error.message})", file=sys.stderr, flush=True)
+            print(f"({error.message})", file=sys.stderr, flush=True)
             return
         self._messages = (*messages, Message("assistant", answer.text))
         print(

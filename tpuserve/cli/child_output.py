@@ -36,10 +36,12 @@ class ChildOutput:
         self._stack.close()
 
     def __call__(self, name: str, line: str) -> None:
-        if self._directory is not None:
-            print(line, file=self._file(self._directory, name), flush=True)
-        elif self._verbose or line.startswith("{"):
-            print(line, file=sys.stderr, flush=True)
+        # A full disk or a closed terminal is no reason to stop serving.
+        with contextlib.suppress(OSError):
+            if self._directory is not None:
+                print(line, file=self._file(self._directory, name), flush=True)
+            elif self._verbose or line.startswith("{"):
+                print(line, file=sys.stderr, flush=True)
 
     def _file(self, directory: Path, name: str) -> IO[str]:
         if name not in self._files:

@@ -22,6 +22,4 @@ def run(args: argparse.Namespace) -> int:
             answering.show(client.generate(prompt, connection.options(args)))
         except errors.TpuserveError as error:
             raise CommandError(error.message) from error
-        finally:
-            print()
     return 0

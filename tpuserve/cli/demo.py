@@ -59,7 +59,7 @@ async def _converse(
         print(f"\n[{title}]\n> {question}", flush=True)
         answer = await asyncio.to_thread(ask, endpoints, question)
         print(
-            f"\n  {answer.tokens} tokens, TTFT {answer.ftl_s * 1000:.0f} ms, "
+            f"  {answer.tokens} tokens, TTFT {answer.ftl_s * 1000:.0f} ms, "
             f"{answer.tokens_per_s:.1f} tokens/s",
             flush=True,
         )

@@ -84,11 +84,18 @@ def serve(args: argparse.Namespace, on_ready: OnReady) -> int:
     endpoints = Endpoints(model.name, reachable, grpc_port, http_port)
     with tempfile.TemporaryDirectory(prefix="tpuserve-") as sockets:
         children = _children(args, model, endpoints, Path(sockets))
-        with ChildOutput(args.log_dir, verbose=args.log_level in ("debug", "info")) as output:
+        with _child_output(args) as output:
             try:
                 return asyncio.run(_serve(children, endpoints, output, on_ready))
             except ChildFailed as error:
                 raise CommandError(str(error)) from error
+
+
+def _child_output(args: argparse.Namespace) -> ChildOutput:
+    try:
+        return ChildOutput(args.log_dir, verbose=args.log_level in ("debug", "info"))
+    except OSError as error:
+        raise CommandError(f"--log-dir {args.log_dir}: {error.strerror}") from error
 
 
 def _children(
@@ -217,4 +224,5 @@ def _bracketed(host: str) -> str:
 
 def report(text: str) -> None:
     """A line for the person who started the server."""
-    print(f"tpuserve: {text}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # the terminal may be closed
+        print(f"tpuserve: {text}", file=sys.stderr, flush=True)

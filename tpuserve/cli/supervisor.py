@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import signal
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -12,6 +13,9 @@ from typing import Final
 
 _TAIL_LINES: Final = 20
 _READ_BYTES: Final = 65536
+# A service that cannot start, or that does not understand its arguments.
+_REFUSALS: Final = (1, 2)
+_ERROR: Final = re.compile(r"(?:[\w-]+: )?error: (.*)")
 
 
 class ChildFailed(Exception):
@@ -31,8 +35,8 @@ class Child:
 class RestartPolicy:
     """Delays double from `first_s` to `longest_s`, and start anew after `healthy_s` of life.
 
-    Until `Supervisor.up` is called a child gets `attempts` quick failures, none when it refused to
-    start (exit status 1 and a line `error: …`), for then another try would end alike.
+    Until `Supervisor.up` is called a child gets `attempts` quick failures, and one when it refused
+    to start (a line `error: …` and status 1 or 2), for then another try would end alike.
     """
 
     first_s: float = 0.5
@@ -123,10 +127,7 @@ class Supervisor:
     async def _keep(self, child: Child) -> None:
         failures = 0
         while not self._stopping.is_set():
-            try:
-                lived_s, status = await self._live(child)
-            except OSError as error:
-                raise ChildFailed(f"{child.name} cannot be started: {error}") from error
+            lived_s, status = await self._live(child)
             if self._stopping.is_set():
                 return
             failures = 1 if lived_s >= self._policy.healthy_s else failures + 1
@@ -146,13 +147,7 @@ class Supervisor:
         state = self._states[child.name]
         state.tail.clear()
         started_s = loop.time()
-        process = await asyncio.create_subprocess_exec(
-            *child.command,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            start_new_session=True,
-        )
+        process = await _start(child)
         state.process = process
         if self._stopping.is_set():
             # `_end` or `kill` came while the process was being made and did not see it.
@@ -183,7 +178,7 @@ class Supervisor:
         self._output(name, text)
 
     def _refused(self, child: Child, status: int) -> bool:
-        return status == 1 and self._error_line(child.name) is not None
+        return status in _REFUSALS and self._error_line(child.name) is not None
 
     def _reason(self, name: str, status: int) -> str:
         how = f"was killed by {_signal_name(-status)}" if status < 0 else f"exited with {status}"
@@ -195,9 +190,22 @@ class Supervisor:
     def _error_line(self, name: str) -> str | None:
         """What the child printed for the user when it could not start."""
         for line in reversed(self._states[name].tail):
-            if line.startswith("error: "):
-                return line.removeprefix("error: ")
+            if (match := _ERROR.match(line)) is not None:
+                return match.group(1)
         return None
+
+
+async def _start(child: Child) -> asyncio.subprocess.Process:
+    try:
+        return await asyncio.create_subprocess_exec(
+            *child.command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise ChildFailed(f"{child.name} cannot be started: {error}") from error
 
 
 def _send(process: asyncio.subprocess.Process | None, number: signal.Signals) -> None:

@@ -113,6 +113,16 @@ async def test_a_refusal_to_start_ends_all_at_once() -> None:
     assert watched.supervisor.pid("tokenizer") is None
 
 
+async def test_wrong_arguments_are_a_refusal() -> None:
+    script = "import argparse; argparse.ArgumentParser('tpuserve-device').parse_args(['--slot'])"
+    watched = Watched(python("device", script))
+    with pytest.raises(
+        ChildFailed, match=r"^device exited with 2: unrecognized arguments: --slot$"
+    ):
+        await watched.supervisor.run(watched.stop)
+    assert watched.reports == []
+
+
 async def test_gives_up_after_some_quick_failures() -> None:
     watched = Watched(python("device", "import sys; print('chip hangs'); sys.exit(7)"))
     with pytest.raises(ChildFailed, match=r"^device exited with 7: chip hangs$"):
