@@ -27,10 +27,19 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--max-input", type=int, default=0, help="longest prefill in tokens (default: seq)")
     add("--argmax-head", action="store_true", help="lm_head returns the best token, not logits")
     add("--sample-head", action="store_true", help="add the vendor's sampling net")
+    add("--batch", type=int, default=1, help="slots that one decode launch serves, 1 to 32")
+    add(
+        "--lengths",
+        type=int,
+        nargs="+",
+        default=(),
+        help="decode lengths besides seq, with --batch",
+    )
+    add("--head", default="", choices=("", *QUANTIZATIONS), help="lm_head's own, with --batch")
     add("--remove-kernel", action="store_true", help="leave the chip's kernel module out (-5.6 MB)")
     add("--name", help="the model's name (default: the output directory's)")
     add("--bmodel-name", help="file name of the bmodel (default: NAME_QUANTIZE.bmodel)")
-    add("--slots", type=int, default=4, help="resident sequences (default: %(default)s)")
+    add("--slots", type=int, default=0, help="resident sequences (default: batch, else 4)")
     add("--shared-config", help="existing config directory, relative to the model directory")
     add("--info", action="store_true", help="print nets, shapes and dtypes at the end")
     add("--keep-work", action="store_true", help="keep the intermediate files, and say where")
@@ -49,6 +58,9 @@ def options_of(args: argparse.Namespace) -> Options:
         argmax_head=args.argmax_head,
         sample_head=args.sample_head,
         keep_kernel=not args.remove_kernel,
+        batch=args.batch,
+        lengths_tokens=tuple(args.lengths),
+        head=args.head,
     )
 
 
@@ -63,7 +75,7 @@ def compile_model(args: argparse.Namespace) -> None:
     layout = Layout(
         name=name,
         bmodel_name=args.bmodel_name or f"{name}_{args.quantize}.bmodel",
-        slots=args.slots,
+        slots=args.slots or (args.batch if args.batch > 1 else 4),
         shared_config=args.shared_config,
     )
     work = Path(tempfile.mkdtemp(prefix="tpuserve-compile-"))

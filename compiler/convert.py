@@ -1,15 +1,19 @@
 """From a checkpoint to one bmodel: drives the vendor's converter and combines the nets that are
 wanted."""
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from compiler.batched.ladder import MAX_SLOTS, default_lengths, ladder
 from compiler.checkpoint import Checkpoint
 from compiler.environment import Environment
 from compiler.errors import CompileError
 
 QUANTIZATIONS = ("f16", "bf16", "w8f16", "w8bf16", "w4f16", "w4bf16")
+_BATCHED_DRIVER = Path(__file__).resolve().parent / "batched" / "driver.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +28,10 @@ class Options:
     argmax_head: lm_head returns the best token instead of logits.
     sample_head: add the vendor's sampling net.
     keep_kernel: leave the chip's kernel module (5.6 MB) in the bmodel.
+    batch: slots that one decode launch serves.
+    lengths_tokens: lengths of the decode variants besides seq when batch is above 1; empty for its
+        half and quarter.
+    head: quantization of lm_head when batch is above 1; empty for that of the activations.
     """
 
     seq_tokens: int
@@ -36,6 +44,9 @@ class Options:
     argmax_head: bool = False
     sample_head: bool = False
     keep_kernel: bool = True
+    batch: int = 1
+    lengths_tokens: tuple[int, ...] = ()
+    head: str = ""
 
     def check(self) -> None:
         """Raises CompileError for what the converter refuses, or accepts and gets wrong."""
@@ -59,6 +70,23 @@ class Options:
             )
         if self.argmax_head and self.sample_head:
             raise CompileError("a sampling net needs logits: it does not go with an argmax head")
+        self._check_batch()
+
+    def _check_batch(self) -> None:
+        if not 1 <= self.batch <= MAX_SLOTS:
+            raise CompileError(f"batch is {self.batch}, must be 1 to {MAX_SLOTS}")
+        if self.batch == 1:
+            if self.head or self.lengths_tokens:
+                raise CompileError("lengths and the head's quantization go with batch above 1")
+            return
+        if any(not 1 <= length < self.seq_tokens for length in self.lengths_tokens):
+            raise CompileError(f"lengths are {self.lengths_tokens}, must be below seq")
+        if self.argmax_head or self.sample_head:
+            raise CompileError("with batch above 1 the heads are logits and the best token per row")
+        if self.head and self.head not in QUANTIZATIONS:
+            raise CompileError(f"head is {self.head!r}, must be one of {QUANTIZATIONS}")
+        if self.head and self.head.endswith("bf16") != self.quantize.endswith("bf16"):
+            raise CompileError(f"head {self.head} computes in another type than {self.quantize}")
 
     def converter_arguments(self, checkpoint: Path, output: Path) -> list[str]:
         arguments = ["llm_convert.py", "-m", str(checkpoint), "-o", str(output), "-c", "bm1684x"]
@@ -75,6 +103,27 @@ class Options:
             arguments.append("--do_sample")
         return arguments
 
+    def batched_job(self, checkpoint: Path, output: Path) -> dict[str, Any]:
+        """What `batched/driver.py` reads; the nets go below the directory `output`."""
+        activations = "bf16" if self.quantize.endswith("bf16") else "f16"
+        chosen = (self.seq_tokens, *self.lengths_tokens)
+        if not self.lengths_tokens:
+            chosen = default_lengths(self.seq_tokens, self.chunk_tokens)
+        variants = ladder(self.batch, chosen)
+        return {
+            "checkpoint": str(checkpoint),
+            "output": str(output),
+            "seq": self.seq_tokens,
+            "chunk": self.chunk_tokens,
+            "max_input": self.max_input_tokens,
+            "quantize": self.quantize,
+            "head": self.head or activations,
+            "group_size": self.group_size,
+            "history": self.history,
+            "dynamic": self.dynamic,
+            "variants": [[variant.rows, variant.length_tokens] for variant in variants],
+        }
+
 
 def convert(checkpoint: Checkpoint, options: Options, environment: Environment, work: Path) -> Path:
     """Compile in the empty directory `work`; returns the bmodel's path. Raises CompileError."""
@@ -82,7 +131,12 @@ def convert(checkpoint: Checkpoint, options: Options, environment: Environment, 
     log = work / "compile.log"
     staged, output = work / "checkpoint", work / "nets"
     checkpoint.stage(staged, options.quantize)
-    environment.run(options.converter_arguments(staged, output), log, work)
+    if options.batch > 1:
+        job = work / "job.json"
+        job.write_text(json.dumps(options.batched_job(staged, output)), encoding="utf-8")
+        environment.run(["python", str(_BATCHED_DRIVER), str(job)], log, work)
+    else:
+        environment.run(options.converter_arguments(staged, output), log, work)
     nets = sorted(
         (path for path in output.glob("*/*/*.bmodel") if path.stem == path.parent.name),
         key=lambda path: _combine_order(path.stem),

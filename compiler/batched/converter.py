@@ -25,7 +25,8 @@ class BatchedConverter(LlmConverter):  # type: ignore[misc]
         """head: quantization of lm_head, e.g. f16 or w8f16."""
         self._variants = variants
         self._slots = variants[0].rows
-        self._rows = sorted({variant.rows for variant in variants}, reverse=True)
+        # One row is what prefill needs of the head.
+        self._rows = sorted({1, *(variant.rows for variant in variants)}, reverse=True)
         self._head = head
         super().__init__(args, config, loader)
         # The base class makes one-row variants of its own from this list while it generates.
