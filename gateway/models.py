@@ -179,7 +179,10 @@ class ModelRegistry:
         for device in model.dispatcher.devices:
             refusal = _refusal(model.name, device.facts, vocab_size)
             if refusal is not None and refusal != device.refusal:
-                _log.error("device not used", extra={"device": device.address, "reason": refusal})
+                # Without a tokenizer it is early days; a vocabulary that does not fit stays so.
+                level = logging.INFO if vocab_size is None else logging.ERROR
+                extra = {"device": device.address, "reason": refusal}
+                _log.log(level, "device not used", extra=extra)
             device.refusal = refusal
         usable = [d for d in model.dispatcher.devices if d.refusal is None and d.facts is not None]
         best = [d for d in usable if d.ready] or usable

@@ -27,7 +27,7 @@ from gateway.http_front.streaming import stream_cumulative, stream_openai
 from gateway.models import Model
 from gateway.request import GenerationRequest, IdsPrompt, TextPrompt
 from gateway.service import GenerationService
-from tpuserve.errors import TpuserveError, UnknownModel
+from tpuserve.errors import InvalidArgument, TpuserveError, UnknownModel
 
 _log = logging.getLogger(__name__)
 
@@ -93,8 +93,12 @@ class HttpFront:
             return await handler(request)
         except web.HTTPException as error:
             # No such route or method: in the form of all other errors.
-            typed = UnknownModel(f"{request.method} {request.path}: {error.reason}")
-            return error_reply(typed, status=error.status)
+            kind = UnknownModel if error.status == 404 else InvalidArgument
+            typed = kind(f"{request.method} {request.path}: {error.reason}")
+            reply = error_reply(typed, status=error.status)
+            if "Allow" in error.headers:
+                reply.headers["Allow"] = error.headers["Allow"]
+            return reply
         except ConnectionError:
             raise
         except Exception as error:

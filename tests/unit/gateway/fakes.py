@@ -11,9 +11,9 @@ from __future__ import annotations
 import asyncio
 import codecs
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, overload
 
 import grpc.aio
 
@@ -194,11 +194,27 @@ class FakeTokenizer(Peer, tokenizer_pb2_grpc.TokenizerServicer):
         )
 
 
-def answer_ids(submit: device_pb2.Submit) -> list[int]:
+class _Digits(Sequence[int]):
+    """0 to 9 for ever, without a list of that length."""
+
+    def __len__(self) -> int:
+        return 2**31
+
+    @overload
+    def __getitem__(self, at: int) -> int: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[int]: ...
+    def __getitem__(self, at: int | slice) -> int | list[int]:
+        if isinstance(at, slice):
+            return [self[i] for i in range(*at.indices(len(self)))]
+        return ord("0") + at % 10
+
+
+def answer_ids(submit: device_pb2.Submit) -> Sequence[int]:
     """All completion tokens that the device would give, without limits."""
     prompt = bytes(i for i in submit.prompt_ids if i < EOS)
     if prompt.startswith(b"long"):
-        return list(b"0123456789" * (submit.max_tokens // 10 + 1))
+        return _Digits()
     if prompt.startswith(b"bytes"):
         return [*"€".encode(), *"é".encode(), EOS]
     if prompt.startswith(b"padded"):
@@ -210,7 +226,7 @@ def answer_ids(submit: device_pb2.Submit) -> list[int]:
 @dataclass
 class _Running:
     submit: device_pb2.Submit
-    ids: list[int]
+    ids: Sequence[int]
     at: int
     reply: asyncio.Queue[device_pb2.Event]
 
