@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import re
 import signal
 from collections import deque
@@ -184,7 +185,7 @@ class Supervisor:
         how = f"was killed by {_signal_name(-status)}" if status < 0 else f"exited with {status}"
         said = self._error_line(name)
         if said is None and status != 0:
-            said = next((line for line in reversed(self._states[name].tail) if line.strip()), None)
+            said = next(filter(None, map(_complaint, reversed(self._states[name].tail))), None)
         return how if said is None else f"{how}: {said}"
 
     def _error_line(self, name: str) -> str | None:
@@ -193,6 +194,17 @@ class Supervisor:
             if (match := _ERROR.match(line)) is not None:
                 return match.group(1)
         return None
+
+
+def _complaint(line: str) -> str | None:
+    """What a line of output has to say about the end of a process; None for ordinary log lines."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return line.strip() or None
+    if not isinstance(record, dict) or record.get("level") not in ("error", "critical"):
+        return None
+    return ": ".join(str(record[key]) for key in ("event", "reason") if key in record)
 
 
 async def _start(child: Child) -> asyncio.subprocess.Process:

@@ -116,9 +116,7 @@ async def test_a_refusal_to_start_ends_all_at_once() -> None:
 async def test_wrong_arguments_are_a_refusal() -> None:
     script = "import argparse; argparse.ArgumentParser('tpuserve-device').parse_args(['--slot'])"
     watched = Watched(python("device", script))
-    with pytest.raises(
-        ChildFailed, match=r"exited with 2: unrecognized arguments: --slot$"
-    ):
+    with pytest.raises(ChildFailed, match=r"exited with 2: unrecognized arguments: --slot$"):
         await watched.supervisor.run(watched.stop)
     assert watched.reports == []
 
@@ -132,6 +130,19 @@ async def test_gives_up_after_some_quick_failures() -> None:
         "device exited with 7: chip hangs; restarting in 0.01 s",
         "device exited with 7: chip hangs; restarting in 0.02 s",
     ]
+
+
+async def test_the_reason_is_the_last_complaint() -> None:
+    """Log lines of a service count when they are errors, in words, without their other fields."""
+    script = """
+print('{"level": "info", "event": "ready"}')
+print('{"level": "error", "event": "chip failed", "reason": "launch of block_0", "pid": 4}')
+print('{"level": "info", "event": "draining"}')
+raise SystemExit(3)
+"""
+    watched = Watched(python("device", script))
+    with pytest.raises(ChildFailed, match=r"exited with 3: chip failed: launch of block_0$"):
+        await watched.supervisor.run(watched.stop)
 
 
 async def test_names_a_program_that_cannot_run() -> None:
