@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Final
 
 import grpc
@@ -32,6 +33,13 @@ _BUCKETS_S: Final = (
 )
 
 
+@dataclass(slots=True)
+class Outcome:
+    """How a call ends."""
+
+    code: grpc.StatusCode = grpc.StatusCode.OK
+
+
 class Metrics:
     """All families live in `registry`."""
 
@@ -39,7 +47,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._requests = Counter(
             "tpuserve_tokenizer_requests",
-            "Finished calls by method and gRPC status code.",
+            "Finished calls by gRPC status code; CANCELLED for a stream left with open requests.",
             ["method", "code"],
             registry=self.registry,
         )
@@ -82,19 +90,19 @@ class Metrics:
                 self._duration.labels(method).observe(time.perf_counter() - start_s)
 
     @contextmanager
-    def counted(self, method: str) -> Iterator[None]:
-        """Counts a call with the status that its outcome becomes."""
-        code = grpc.StatusCode.OK
+    def counted(self, method: str) -> Iterator[Outcome]:
+        """Counts a call with the status that its outcome becomes, or that the block sets."""
+        outcome = Outcome()
         try:
-            yield
+            yield outcome
         except TpuserveError as error:
-            code = error.grpc_code
+            outcome.code = error.grpc_code
             raise
         except (asyncio.CancelledError, GeneratorExit):
-            code = grpc.StatusCode.CANCELLED
+            outcome.code = grpc.StatusCode.CANCELLED
             raise
         except BaseException:
-            code = grpc.StatusCode.INTERNAL
+            outcome.code = grpc.StatusCode.INTERNAL
             raise
         finally:
-            self._requests.labels(method, code.name).inc()
+            self._requests.labels(method, outcome.code.name).inc()

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+import grpc
 import grpc.aio
 
 from tokenizer_svc import servicer_requests
@@ -97,7 +98,7 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServicer):
         self, request_iterator: AsyncIterator[pb.DetokenizeCommand], context: _Context
     ) -> AsyncIterator[pb.DetokenizeEvent]:
         session = DetokenizeSession(self._loaded.tokenizer, self._limits, self._metrics)
-        with self._metrics.counted("Detokenize"):
+        with self._metrics.counted("Detokenize") as outcome:
             try:
                 while (command := await self._next(request_iterator, session)) is not None:
                     results = answer(
@@ -108,6 +109,9 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServicer):
                     )
                     if results:
                         yield pb.DetokenizeEvent(results=results)
+                if len(session):
+                    # A client that went away looks like the end of its messages at first.
+                    outcome.code = grpc.StatusCode.CANCELLED
             finally:
                 session.close()
 

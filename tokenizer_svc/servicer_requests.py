@@ -17,6 +17,8 @@ _ROLES: Final[Mapping[int, str]] = {
     chat_pb2.ROLE_TOOL: "tool",
 }
 
+_DEEPEST_JSON: Final = 64
+
 
 def conversation(chat: tokenizer_pb2.ChatInput) -> Conversation:
     """Raises InvalidArgument naming the field, or FeatureMissing for an image."""
@@ -117,10 +119,19 @@ def _loads(text: str) -> Any:
     """JSON without NaN and the like, without lone surrogates; raises ValueError."""
     try:
         value = json.loads(text, parse_constant=_no_constant)
-        json.dumps(value, ensure_ascii=False).encode("utf-8")
     except RecursionError:
         raise ValueError("nested too deeply") from None
+    _check_depth(value, _DEEPEST_JSON)
+    json.dumps(value, ensure_ascii=False).encode("utf-8")
     return value
+
+
+def _check_depth(value: Any, levels: int) -> None:
+    if levels == 0:
+        raise ValueError(f"nested more than {_DEEPEST_JSON} levels deep")
+    if isinstance(value, (dict, list)):
+        for item in value.values() if isinstance(value, dict) else value:
+            _check_depth(item, levels - 1)
 
 
 def _no_constant(name: str) -> None:

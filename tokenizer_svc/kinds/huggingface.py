@@ -133,7 +133,7 @@ class _Guarded:
             for copy, token in zip(added, document["added_tokens"], strict=True)
         }
         self._originals = {token["id"] for token in document["added_tokens"] if token["special"]}
-        self._originals -= self._ids.keys()
+        self._originals -= self._ids.keys() | _unknown_ids(document["model"])
 
     def encode(self, parts: Sequence[Part]) -> list[int]:
         text = "".join(part.text if part.literal else self._hidden(part.text) for part in parts)
@@ -156,6 +156,15 @@ class _Decoder:
     is_table: bool
     token_bytes: Callable[[str], bytes]
     strip_first_space: bool = False
+
+
+def _unknown_ids(model: dict[str, Any]) -> set[int]:
+    """The id that a model gives to text it has no tokens for; a control token, but harmless."""
+    if isinstance(model["vocab"], dict):
+        found = model["vocab"].get(model.get("unk_token"))
+    else:
+        found = model.get("unk_id")
+    return set() if found is None else {found}
 
 
 def _decoder(description: dict[str, Any] | None) -> _Decoder:

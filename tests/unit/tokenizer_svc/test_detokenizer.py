@@ -59,13 +59,15 @@ def test_any_ids_in_any_steps(
     kind: str, loaded: dict[str, LoadedTokenizer], data: st.DataObject
 ) -> None:
     tokenizer = loaded[kind].tokenizer
-    ids = data.draw(st.lists(st.sampled_from(known_ids(tokenizer)), max_size=30))
+    ids: list[int] = data.draw(st.lists(st.sampled_from(known_ids(tokenizer)), max_size=30))
     # Many more byte tokens than chance gives, whole characters among them.
-    if data.draw(st.booleans()):
+    insert: bool = data.draw(st.booleans())
+    if insert:
         at = data.draw(st.integers(0, len(ids)))
         text = data.draw(st.text(max_size=6))
         ids[at:at] = tokenizer.encode(text, add_special_tokens=False)
-        if ids and data.draw(st.booleans()):
+        drop: bool = data.draw(st.booleans())
+        if ids and drop:
             del ids[data.draw(st.integers(0, len(ids) - 1))]
     cuts = data.draw(st.lists(st.integers(0, 64), max_size=8))
     keep = data.draw(st.booleans())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from pathlib import Path
+from typing import Any
 
 import sentencepiece
 from tokenizers import Tokenizer as HfTokenizer
@@ -130,7 +131,7 @@ def make_tiktoken(path: Path) -> None:
     (path / "tiny.tiktoken").write_bytes(b"".join(lines))
 
 
-def _train_sentencepiece(path: Path, **options: object) -> None:
+def _train_sentencepiece(path: Path, **options: Any) -> None:
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(SENTENCES),
         model_prefix=str(path / "tokenizer"),
