@@ -62,7 +62,11 @@ async def running(
         )
         await gateway.start()
         stack.push_async_callback(gateway.drain)
-        channel = grpc.aio.insecure_channel(f"127.0.0.1:{gateway.grpc_port}")
+        channel = grpc.aio.insecure_channel(
+            f"127.0.0.1:{gateway.grpc_port}",
+            # A receive window that stays small, for the tests with slow readers.
+            options=[("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65536)],
+        )
         stack.push_async_callback(channel.close)
         http = await stack.enter_async_context(aiohttp.ClientSession())
         if ready:

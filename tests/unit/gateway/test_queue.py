@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
+import socket
 from typing import Any
 
 import grpc
@@ -123,7 +124,7 @@ async def test_a_frame_makes_one_message_to_the_tokenizer(start: Start) -> None:
 
 @pytest.mark.parametrize("front", ["grpc", "http"])
 async def test_a_reader_that_does_not_read_harms_itself_only(start: Start, front: str) -> None:
-    device = FakeDevice(slots=2, context_length=1 << 31)
+    device = FakeDevice(slots=10, context_length=1 << 31)
     tokenizer = FakeTokenizer()
     async with start(device, tokenizer=tokenizer, max_buffered_bytes=40_000) as world:
         device.hold()
@@ -134,8 +135,12 @@ async def test_a_reader_that_does_not_read_harms_itself_only(start: Start, front
             call = world.stub.Generate(request)
             await call.read()
         else:
-            reader, writer = await asyncio.open_connection("127.0.0.1", world.gateway.http_port)
-            body = json.dumps({"prompt": "long", "stream": True, "logprobs": 20}).encode()
+            # The kernel's buffers come on top of the gateway's; keep them small.
+            connection = socket.socket()
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.connect(("127.0.0.1", world.gateway.http_port))
+            reader, writer = await asyncio.open_connection(sock=connection)
+            body = json.dumps({"prompt": "long", "stream": True, "logprobs": 20, "n": 8}).encode()
             head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
             writer.write(head % len(body) + body)
             await reader.readline()
@@ -145,8 +150,7 @@ async def test_a_reader_that_does_not_read_harms_itself_only(start: Start, front
         while not device.cancels:
             reply = await ask(world, "neighbour")
             assert reply.completions[0].text == "NEIGHBOUR"
-        await eventually(lambda: len(device.cancels) == 1)
-        assert not device.running
+        await eventually(lambda: not device.running)
         if front == "grpc":
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await read_all(call)
