@@ -114,6 +114,7 @@ def _only_bmodel(root: Path) -> Path:
     if len(found) != 1:
         names = ", ".join(p.name for p in found) or "none"
         raise ModelDirError(
-            f"{root} holds {len(found)} bmodels ({names}); exactly one is needed, or name it in tpuserve.toml"
+            f"{root} holds {len(found)} bmodels ({names}); exactly one is needed, or name it in "
+            "tpuserve.toml"
         )
     return found[0]

@@ -25,8 +25,9 @@ class Server:
     """Register servicers on `grpc_server`, then `start`; `drain` ends it.
 
     `services` are full service names (`tpuserve.v1.Device`): each is reported by the health service
-    and by reflection. They are NOT_SERVING until `set_serving(True)`. The empty name answers for the
-    process, for liveness probes: it is SERVING from `start` to `drain`, also while a service is not.
+    and by reflection. They are NOT_SERVING until `set_serving(True)`. The empty name answers for
+    the process, for liveness probes: it is SERVING from `start` to `drain`, also while a service
+    is not.
     """
 
     def __init__(
