@@ -52,8 +52,8 @@ def _parser() -> argparse.ArgumentParser:
     add("parts", nargs="*", metavar="PART", help=f"{', '.join(_PARTS)}; all by default")
     add("--model", type=Path, default=Path("models/demo"), help="model directory")
     add("--runtime", default="emulator", help="as of tpuserve-device")
-    add("--rounds", type=int, default=5, help="of parts that alternate (bare, ttft)")
-    add("--tokens", type=int, default=200, help="decoded per round of part bare")
+    add("--rounds", type=int, default=11, help="of parts that take turns (bare, ttft)")
+    add("--tokens", type=int, default=100, help="decoded per round of part bare")
     add("--clients", type=int, default=32, help="of part many")
     add("--json", type=Path, metavar="FILE", help="also write the numbers here")
     return parser
@@ -69,7 +69,7 @@ def _sections(arguments: argparse.Namespace) -> Iterator[Section]:
         yield from _over_the_engine(arguments, parts)
     if "ttft" in parts:
         with processes.stack(model, device_module="bench.instant_device") as stack:
-            yield uvloop.run(added_ttft.run(stack, 4 * arguments.rounds))
+            yield uvloop.run(added_ttft.run(stack, 2 * arguments.rounds))
     if "cpu" in parts:
         yield token_cost.run(model)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -26,20 +27,25 @@ class Stream:
     """One finished request; stamps are `time.perf_counter()` seconds at the client."""
 
     sent_s: float
-    first_token_s: float
-    last_token_s: float
     end_s: float
+    # One for each message with tokens; a client that falls behind gets several tokens in one.
+    arrivals_s: tuple[float, ...]
     tokens: int
     text: str
 
     @property
     def ttft_s(self) -> float:
-        return self.first_token_s - self.sent_s
+        return self.arrivals_s[0] - self.sent_s
+
+    @property
+    def gaps_s(self) -> tuple[float, ...]:
+        """Between messages, so without the prefill."""
+        return tuple(b - a for a, b in itertools.pairwise(self.arrivals_s))
 
     @property
     def decode_tokens_per_s(self) -> float:
-        """First token to last, so without the prefill."""
-        return (self.tokens - 1) / (self.last_token_s - self.first_token_s)
+        """First token to last; the first message must carry one token only."""
+        return (self.tokens - 1) / (self.arrivals_s[-1] - self.arrivals_s[0])
 
     @property
     def tokens_per_s(self) -> float:
@@ -83,18 +89,15 @@ class Gateway:
 
     async def chat(self, request: generation_pb2.ChatRequest) -> Stream:
         sent_s = time.perf_counter()
-        first_s = last_s = sent_s
-        tokens = 0
+        arrivals_s: list[float] = []
         texts: list[str] = []
+        tokens = 0
         async for chunk in self._stub.Chat(request):
-            if chunk.WhichOneof("event") != "delta":
-                continue
-            last_s = time.perf_counter()
-            if tokens == 0:
-                first_s = last_s
-            tokens += len(chunk.delta.token_ids)
+            if chunk.WhichOneof("event") == "delta" and chunk.delta.token_ids:
+                arrivals_s.append(time.perf_counter())
+                tokens += len(chunk.delta.token_ids)
             texts.append(chunk.delta.text)
-        return Stream(sent_s, first_s, last_s, time.perf_counter(), tokens, "".join(texts))
+        return Stream(sent_s, time.perf_counter(), tuple(arrivals_s), tokens, "".join(texts))
 
     async def prompt_ids(self, request: generation_pb2.ChatRequest) -> list[int]:
         """The request's conversation as the model sees it."""
