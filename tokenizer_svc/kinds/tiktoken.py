@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,8 +16,13 @@ from tokenizer_svc.control import ControlTexts
 from tokenizer_svc.detokenizer import ByteDetokenizer, first_unknown
 from tokenizer_svc.kinds import qwen
 from tokenizer_svc.tokenizer import Part, TokenizerConfigError
+from tpuserve.errors import InvalidArgument
 
 _ALL_BYTES: Final = 256
+
+# The library cuts white space with a backtracking pattern whose stack ends at a million characters.
+_LONGEST_SPACE: Final = 500_000
+_SPACE: Final = re.compile(r"\s+")
 
 
 class TiktokenTokenizer:
@@ -59,7 +65,15 @@ class TiktokenTokenizer:
         return ids + self._encode_ordinary("".join(ordinary))
 
     def _encode_ordinary(self, text: str) -> list[int]:
-        return self._encoding.encode_ordinary(unicodedata.normalize("NFC", text)) if text else []
+        if not text:
+            return []
+        if len(text) > _LONGEST_SPACE and any(
+            found.end() - found.start() > _LONGEST_SPACE for found in _SPACE.finditer(text)
+        ):
+            raise InvalidArgument(
+                f"the text has more than {_LONGEST_SPACE} white-space characters in a row"
+            )
+        return self._encoding.encode_ordinary(unicodedata.normalize("NFC", text))
 
     def decode(self, ids: Sequence[int], *, keep_special_tokens: bool) -> str:
         decoder = self.detokenizer(keep_special_tokens=keep_special_tokens)

@@ -12,6 +12,7 @@ import pytest
 from tests.unit.tokenizer_svc.tiny_tokenizers import make_byte_level, write_json
 from tokenizer_svc.loading import LoadedTokenizer, load
 from tokenizer_svc.tokenizer import TokenizerConfigError
+from tpuserve.errors import InvalidArgument
 
 
 def test_kinds_follow_from_files(loaded: dict[str, LoadedTokenizer]) -> None:
@@ -183,3 +184,12 @@ def test_the_newer_llama_behaviour_needs_tokenizer_json(
     write_json(tmp_path / "tokenizer_config.json", {"legacy": False})
     with pytest.raises(TokenizerConfigError, match="legacy is false"):
         load(tmp_path, max_characters=1000)
+
+
+def test_white_space_that_the_library_cannot_cut_is_refused(
+    loaded: dict[str, LoadedTokenizer],
+) -> None:
+    encode = loaded["tiktoken"].tokenizer.encode
+    with pytest.raises(InvalidArgument, match="more than 500000 white-space"):
+        encode("a" + " " * 1_100_000 + "b", add_special_tokens=True)
+    assert encode("a " * 300_000, add_special_tokens=True)
