@@ -23,41 +23,37 @@ pybind11_add_module(
 target_link_libraries(_core PRIVATE tpuserve_core tpuserve_options)
 install(TARGETS _core LIBRARY DESTINATION device_svc)
 
-# protos/tpuserve/v1/x.proto -> tpuserve/v1/x_pb2.py, x_pb2_grpc.py and typed stubs of both.
+# protos/tpuserve/v1/x.proto -> tpuserve/v1/x_pb2.py, x_pb2_grpc.py, and typed stubs of both
 file(GLOB tpuserve_protos CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/protos/tpuserve/v1/*.proto")
-cmake_path(GET Python_EXECUTABLE PARENT_PATH python_scripts)
-find_program(PROTOC_GEN_MYPY protoc-gen-mypy HINTS "${python_scripts}" REQUIRED)
-find_program(PROTOC_GEN_MYPY_GRPC protoc-gen-mypy_grpc HINTS "${python_scripts}" REQUIRED)
-set(generated_root "${PROJECT_BINARY_DIR}/generated")
-set(generated_dir "${generated_root}/tpuserve/v1")
-set(generated_files "")
-foreach(proto IN LISTS tpuserve_protos)
-  cmake_path(GET proto STEM stem)
-  foreach(suffix _pb2.py _pb2.pyi _pb2_grpc.py _pb2_grpc.pyi)
-    list(APPEND generated_files "${generated_dir}/${stem}${suffix}")
+if(tpuserve_protos)
+  # The plugins are scripts of the package mypy-protobuf, beside the interpreter or on the path of an
+  # isolated build.
+  cmake_path(GET Python_EXECUTABLE PARENT_PATH python_scripts)
+  find_program(PROTOC_GEN_MYPY protoc-gen-mypy HINTS "${python_scripts}" REQUIRED)
+  find_program(PROTOC_GEN_MYPY_GRPC protoc-gen-mypy_grpc HINTS "${python_scripts}" REQUIRED)
+  set(generated_root "${PROJECT_BINARY_DIR}/generated")
+  set(generated_dir "${generated_root}/tpuserve/v1")
+  set(generated_files "")
+  foreach(proto IN LISTS tpuserve_protos)
+    cmake_path(GET proto STEM stem)
+    foreach(ending IN ITEMS _pb2.py _pb2.pyi _pb2_grpc.py _pb2_grpc.pyi)
+      list(APPEND generated_files "${generated_dir}/${stem}${ending}")
+    endforeach()
   endforeach()
-endforeach()
-file(WRITE "${generated_dir}/__init__.py" "\"\"\"Generated from protos/tpuserve/v1.\"\"\"\n")
-file(WRITE "${generated_dir}/py.typed" "")
-add_custom_command(
-  OUTPUT ${generated_files}
-  COMMAND
-    "${Python_EXECUTABLE}" -m grpc_tools.protoc -I "${PROJECT_SOURCE_DIR}/protos"
-    "--plugin=protoc-gen-mypy=${PROTOC_GEN_MYPY}"
-    "--plugin=protoc-gen-mypy_grpc=${PROTOC_GEN_MYPY_GRPC}" #
-    "--python_out=${generated_root}" "--grpc_python_out=${generated_root}"
-    "--mypy_out=quiet:${generated_root}" "--mypy_grpc_out=quiet:${generated_root}" ${tpuserve_protos}
-  DEPENDS ${tpuserve_protos}
-  COMMENT "Compiling protos"
-  VERBATIM)
-add_custom_target(tpuserve_protos ALL DEPENDS ${generated_files})
-install(DIRECTORY "${generated_dir}" DESTINATION tpuserve)
-if(SKBUILD_STATE STREQUAL "editable")
-  # Type checkers and editors do not follow the import hook of an editable install: they need the
-  # stubs beside the package's sources.
+  file(CONFIGURE OUTPUT "${generated_dir}/__init__.py"
+       CONTENT "\"\"\"Generated from protos/tpuserve/v1.\"\"\"\n")
+  file(CONFIGURE OUTPUT "${generated_dir}/py.typed" CONTENT "")
   add_custom_command(
-    TARGET tpuserve_protos
-    POST_BUILD
-    COMMAND "${CMAKE_COMMAND}" -E copy_directory "${generated_dir}"
-            "${PROJECT_SOURCE_DIR}/tpuserve/v1")
+    OUTPUT ${generated_files}
+    COMMAND
+      "${Python_EXECUTABLE}" -m grpc_tools.protoc "-I${PROJECT_SOURCE_DIR}/protos"
+      "--plugin=protoc-gen-mypy=${PROTOC_GEN_MYPY}"
+      "--plugin=protoc-gen-mypy_grpc=${PROTOC_GEN_MYPY_GRPC}" "--python_out=${generated_root}"
+      "--grpc_python_out=${generated_root}" "--mypy_out=${generated_root}"
+      "--mypy_grpc_out=${generated_root}" ${tpuserve_protos}
+    DEPENDS ${tpuserve_protos}
+    COMMENT "Compiling protos"
+    VERBATIM)
+  add_custom_target(tpuserve_protos ALL DEPENDS ${generated_files})
+  install(DIRECTORY "${generated_dir}" DESTINATION tpuserve)
 endif()

@@ -2,9 +2,6 @@
 
 PYBIND11_MODULE(_core, module) {
   module.doc() = "The C++ core of device_svc. Nothing here is stable.";
-  // The types are described in device_svc/_core.pyi.
-  pybind11::options options;
-  options.disable_function_signatures();
 
   tpuserve::bindings::register_errors(module);
   tpuserve::bindings::register_library(module);

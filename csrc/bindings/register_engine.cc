@@ -128,8 +128,8 @@ void register_engine(py::module_& module) {
       .def_property_readonly("slots", &Engine::slots)
       .def_property_readonly("launches", &Engine::launches)
       .def("length", &Engine::length, py::arg("slot"))
-      .def("prefill", &prefill, py::arg("slot"), py::arg("ids"), py::arg("position"),
-           py::kw_only(), py::arg("last") = true)
+      .def("prefill", &prefill, py::arg("slot"), py::arg("ids"), py::arg("position"), py::kw_only(),
+           py::arg("last") = true)
       .def("decode", &decode, py::arg("slots"), py::arg("ids"))
       .def("copy_prefix", &Engine::copy_prefix, py::arg("source"), py::arg("target"),
            py::arg("tokens"), NoGil())

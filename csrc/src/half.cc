@@ -6,7 +6,7 @@ std::uint16_t float_to_half(float value) {
   const std::uint32_t bits = float_to_bits(value);
   const auto sign = static_cast<std::uint16_t>((bits >> 16) & 0x8000U);
   std::uint32_t magnitude = bits & 0x7fffffffU;
-  if (magnitude > 0x7f800000U) return static_cast<std::uint16_t>(sign | 0x7e00U);  // NaN
+  if (magnitude > 0x7f800000U) return static_cast<std::uint16_t>(sign | 0x7e00U);   // NaN
   if (magnitude >= 0x477ff000U) return static_cast<std::uint16_t>(sign | 0x7c00U);  // rounds to inf
   if (magnitude < 0x38800000U) {
     // Subnormal or zero: adding 0.5 puts the bits that remain, correctly rounded, at the low end.

@@ -19,8 +19,8 @@ inline std::uint32_t float_to_bits(float value) {
   return bits;
 }
 
-// Exact, subnormals, infinities and NaN included. Branch-free: a multiplication by 2^112 rebases the
-// exponent (it also normalises subnormals); what was infinite or NaN keeps an exponent of ones.
+// Exact, subnormals, infinities and NaN included. Branch-free: a multiplication by 2^112 rebases
+// the exponent (it also normalises subnormals); what was infinite or NaN keeps an exponent of ones.
 inline float half_to_float(std::uint16_t half) {
   const std::uint32_t sign = static_cast<std::uint32_t>(half & 0x8000U) << 16;
   const std::uint32_t magnitude = static_cast<std::uint32_t>(half & 0x7fffU) << 13;

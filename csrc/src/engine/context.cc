@@ -6,9 +6,21 @@ namespace tpuserve::engine {
 
 namespace {
 
+// How many ids an embedding knows, by the size of its weight. That is rounded up to a page, so a
+// few ids past the vocabulary pass. 0 when the runtime does not tell.
+int rows_of_weight(const runtime::Bmodel& bmodel, const ModelNets& nets) {
+  const std::vector<std::uint32_t> weights = bmodel.weight_bytes(*nets.prefill_embedding.net);
+  if (weights.size() != 1) return 0;
+  const std::size_t row_bytes =
+      static_cast<std::size_t>(nets.spec.hidden_size) * size_bytes(nets.spec.dtype);
+  return static_cast<int>(weights[0] / row_bytes);
+}
+
 ModelNets discover_in(const runtime::Bmodel& bmodel, const std::string& path) {
   try {
-    return discover(bmodel.nets());
+    ModelNets nets = discover(bmodel.nets());
+    if (nets.spec.embedding_rows == 0) nets.spec.embedding_rows = rows_of_weight(bmodel, nets);
+    return nets;
   } catch (const BmodelError& error) {
     throw BmodelError(path + ": " + error.what());
   }

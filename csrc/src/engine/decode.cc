@@ -41,7 +41,8 @@ Decode::Decode(runtime::Chip& chip, runtime::Bmodel& bmodel, const ModelNets& ne
   positions_.resize(first.inputs[port::kPositions].shape.elements());
   for (const std::size_t index : nets.decode_variants) {
     Variant variant;
-    variant.capacity = nets.layers[0].decode->variants[index].inputs[port::kDecodeHistoryK].shape[1];
+    variant.capacity =
+        nets.layers[0].decode->variants[index].inputs[port::kDecodeHistoryK].shape[1];
     for (std::size_t layer = 0; layer < nets.layers.size(); ++layer) {
       const Net& net = *nets.layers[layer].decode;
       Step step{&net, tensors(net.variants[index].inputs), tensors(net.variants[index].outputs)};
@@ -61,9 +62,8 @@ Decode::Decode(runtime::Chip& chip, runtime::Bmodel& bmodel, const ModelNets& ne
 Decode::Variant& Decode::smallest_for(int length) {
   // A variant merges the new row into row `capacity` of the history before it attends: rows below
   // `length` must not be touched, so capacity >= length.
-  return *std::find_if(variants_.begin(), variants_.end(), [length](const Variant& variant) {
-    return variant.capacity >= length;
-  });
+  return *std::find_if(variants_.begin(), variants_.end(),
+                       [length](const Variant& variant) { return variant.capacity >= length; });
 }
 
 MemoryRef Decode::launch(const KvRows& kv, std::int32_t id, int length) {

@@ -16,8 +16,8 @@ class Decode {
  public:
   Decode(runtime::Chip& chip, runtime::Bmodel& bmodel, const ModelNets& nets);
 
-  // Runs token `id` at position `length`, the first free row of `kv`. Returns where the last layer's
-  // hidden state will be; does not wait.
+  // Runs token `id` at position `length`, the first free row of `kv`. Returns where the last
+  // layer's hidden state will be; does not wait.
   runtime::MemoryRef launch(const KvRows& kv, std::int32_t id, int length);
 
  private:

@@ -35,10 +35,16 @@ struct KnownNet {
   const char* feature;
 };
 constexpr KnownNet kKnownNets[] = {
-    {"embedding", nullptr},         {"embedding_cache", nullptr}, {"lm_head", nullptr},
-    {"greedy_head", "greedy-head"}, {"sample_head", "sample-head"},
-    {"penalty_sample_head", "penalty-sample-head"}, {"vit", "vit"},
-    {"embedding_lora", "lora"},     {"embedding_cache_lora", "lora"}, {"lm_head_lora", "lora"},
+    {"embedding", nullptr},
+    {"embedding_cache", nullptr},
+    {"lm_head", nullptr},
+    {"greedy_head", "greedy-head"},
+    {"sample_head", "sample-head"},
+    {"penalty_sample_head", "penalty-sample-head"},
+    {"vit", "vit"},
+    {"embedding_lora", "lora"},
+    {"embedding_cache_lora", "lora"},
+    {"lm_head_lora", "lora"},
 };
 
 class Discoverer {
@@ -103,8 +109,9 @@ class Discoverer {
     // Older bmodels have no second net but a second shape variant, for one token.
     model_.decode_embedding = read_embedding(cache != nullptr ? *cache : net, /*widest=*/false);
     if (model_.decode_embedding.rows != 1) {
-      throw BmodelError("net embedding: expected a shape variant for one token, or a net "
-                        "embedding_cache");
+      throw BmodelError(
+          "net embedding: expected a shape variant for one token, or a net "
+          "embedding_cache");
     }
     const ShapeVariant& variant = *model_.prefill_embedding.variant;
     model_.spec.hidden_size = variant.outputs[0].shape[2];
@@ -160,9 +167,9 @@ class Discoverer {
                         "inputs can hold the KV of a slot");
     }
     if (net.variants.size() != first.variants.size()) {
-      throw BmodelError("net " + net.name + ": expected " +
-                        std::to_string(first.variants.size()) + " shape variants as " +
-                        first.name + " has, not " + std::to_string(net.variants.size()));
+      throw BmodelError("net " + net.name + ": expected " + std::to_string(first.variants.size()) +
+                        " shape variants as " + first.name + " has, not " +
+                        std::to_string(net.variants.size()));
     }
     const ShapeVariant& largest = net.variants[model_.decode_variants.back()];
     for (std::size_t i = 0; i < net.variants.size(); ++i) {
@@ -277,6 +284,7 @@ class Discoverer {
       signature.float_output(0);
       model_.spec.vocab_size = output.shape[1];
     }
+    model_.spec.embedding_rows = model_.spec.vocab_size;
   }
 
   void refuse_unknown() {
@@ -300,8 +308,7 @@ class Discoverer {
     const int room = spec.context_length - 1;
     spec.prefill_chunk = std::min(spec.prefill_chunk, room);
     spec.max_prompt_length =
-        spec.history() ? std::min(room, spec.max_history + spec.prefill_chunk)
-                       : spec.prefill_chunk;
+        spec.history() ? std::min(room, spec.max_history + spec.prefill_chunk) : spec.prefill_chunk;
     spec.kv_bytes_per_slot = 2ULL * static_cast<std::uint64_t>(spec.layers) *
                              static_cast<std::uint64_t>(spec.context_length) *
                              static_cast<std::uint64_t>(spec.kv_heads) *

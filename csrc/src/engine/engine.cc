@@ -71,11 +71,11 @@ void Engine::check_slot(int slot) const {
 
 void Engine::check_ids(const std::int32_t* ids, std::size_t count) const {
   // The chip answers an id outside of the embedding with zeros, not with an error.
+  const int rows = spec_.embedding_rows;
   for (std::size_t i = 0; i < count; ++i) {
-    const bool above = spec_.vocab_size > 0 && ids[i] >= spec_.vocab_size;
-    if (ids[i] >= 0 && !above) continue;
+    if (ids[i] >= 0 && (rows == 0 || ids[i] < rows)) continue;
     refuse("ids[" + std::to_string(i) + "] = " + std::to_string(ids[i]) + ": expected 0 to " +
-           (spec_.vocab_size > 0 ? std::to_string(spec_.vocab_size - 1) : "the vocabulary's end"));
+           (rows > 0 ? std::to_string(rows - 1) : "the end of the vocabulary"));
   }
 }
 

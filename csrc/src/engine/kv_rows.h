@@ -8,8 +8,8 @@
 namespace tpuserve::engine {
 
 // The KV memory of one slot: per layer, `capacity` rows of k and of v, one row per token.
-// It *is* the memory of the decode nets' history inputs: nets compiled io_alone read their own memory
-// in place, while any other address is first copied there as a whole, in every launch.
+// It *is* the memory of the decode nets' history inputs: nets compiled io_alone read their own
+// memory in place, while any other address is first copied there as a whole, in every launch.
 class KvRows {
  public:
   KvRows(const ModelNets& nets, runtime::Chip& chip);

@@ -11,10 +11,14 @@ namespace {
 
 std::uint32_t hidden_bits(runtime::DType dtype) {
   switch (dtype) {
-    case runtime::DType::kFloat16: return 0xf0e2;
-    case runtime::DType::kBfloat16: return 0xc61c;
-    case runtime::DType::kFloat32: return 0xc61c4000;
-    default: throw BmodelError(std::string("a mask of ") + name(dtype) + " is not known");
+    case runtime::DType::kFloat16:
+      return 0xf0e2;
+    case runtime::DType::kBfloat16:
+      return 0xc61c;
+    case runtime::DType::kFloat32:
+      return 0xc61c4000;
+    default:
+      throw BmodelError(std::string("a mask of ") + name(dtype) + " is not known");
   }
 }
 

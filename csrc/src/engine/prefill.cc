@@ -118,8 +118,9 @@ void Prefill::launch_layer(Bmodel& bmodel, const LayerNets& nets, std::size_t la
     inputs.push_back(mask);
   }
 
-  // K and V go straight into the slot. libbmrt wants room for the net's maximum, whatever the launch
-  // writes; near the end of the context there is none and they take the way over the net's memory.
+  // K and V go straight into the slot. libbmrt wants room for the net's maximum, whatever the
+  // launch writes; near the end of the context there is none and they take the way over the net's
+  // memory.
   const bool direct = chunk.position + rows_ <= kv.capacity();
   const Port& k_out = variant.outputs[port::kOutK];
   const Port& v_out = variant.outputs[port::kOutV];

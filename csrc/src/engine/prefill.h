@@ -13,8 +13,9 @@
 namespace tpuserve::engine {
 
 // Runs prefill nets of any context of one bmodel. Owns what the contexts can share: the memory of
-// hidden states, positions and mask. It lies apart from the nets' own, because that overlaps between
-// the nets of a runtime: what one net leaves there the next may overwrite before it reads it.
+// hidden states, positions and mask. It lies apart from the nets' own, because that overlaps
+// between the nets of a runtime: what one net leaves there the next may overwrite before it reads
+// it.
 class Prefill {
  public:
   Prefill(runtime::Chip& chip, const ModelNets& nets);

@@ -79,7 +79,8 @@ void Signature::check_float(const Port& port) const {
   switch (port.dtype) {
     case DType::kFloat16:
     case DType::kBfloat16:
-    case DType::kFloat32: return;
+    case DType::kFloat32:
+      return;
     default:
       throw BmodelError("net " + net_.name + ", " + port.name + ": expected floats, not " +
                         name(port.dtype));

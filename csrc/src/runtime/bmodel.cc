@@ -100,6 +100,18 @@ const Net* Bmodel::find(const std::string& name) const {
   return nullptr;
 }
 
+std::vector<std::uint32_t> Bmodel::weight_bytes(const Net& net) const {
+  std::vector<std::uint32_t> result;
+  const Symbols& symbols = chip_.symbols();
+  if (symbols.bmrt_get_coeff_info == nullptr) return result;
+  int count = 0;
+  constexpr int kFirstVariant = 0;  // all variants share weights
+  const abi::CoeffInfo* infos =
+      symbols.bmrt_get_coeff_info(runtime_.get(), net.name.c_str(), kFirstVariant, &count);
+  for (int i = 0; infos != nullptr && i < count; ++i) result.push_back(infos[i].memory.size);
+  return result;
+}
+
 void Bmodel::launch(const Net& net, const std::vector<Tensor>& inputs,
                     const std::vector<Tensor>& outputs) {
   const std::vector<abi::Tensor> in = to_abi(inputs);

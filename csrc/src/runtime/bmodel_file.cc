@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <cstring>
 #include <fstream>
+#include <vector>
 
 #include "tpuserve/errors.h"
 
@@ -23,6 +24,36 @@ struct Header {
 static_assert(sizeof(Header) == 64);
 
 constexpr std::uint32_t kMagic = 0xff55aaee;
+
+template <typename Value>
+bool read_at(const std::vector<char>& bytes, std::int64_t offset, Value& value) {
+  const auto size = static_cast<std::int64_t>(bytes.size());
+  if (offset < 0 || offset > size - static_cast<std::int64_t>(sizeof value)) return false;
+  std::memcpy(&value, bytes.data() + offset, sizeof value);
+  return true;
+}
+
+// Whether bytes begin as a flatbuffer: the offset of a root table, whose first word is the distance
+// back to its vtable, which lists the offsets of the table's fields. The vendor's loader ends the
+// process when it finds the description broken, so what is no flatbuffer must not get there.
+bool begins_as_flatbuffer(const std::vector<char>& bytes) {
+  std::uint32_t root = 0;
+  std::int32_t back = 0;
+  if (!read_at(bytes, 0, root) || !read_at(bytes, root, back)) return false;
+  const std::int64_t vtable = std::int64_t{root} - back;
+  std::uint16_t vtable_bytes = 0;
+  std::uint16_t table_bytes = 0;
+  if (!read_at(bytes, vtable, vtable_bytes) || !read_at(bytes, vtable + 2, table_bytes)) {
+    return false;
+  }
+  if (vtable_bytes < 6 || vtable_bytes % 2 != 0 || table_bytes < 8) return false;
+  for (std::int64_t entry = 4; entry < vtable_bytes; entry += 2) {
+    std::uint16_t field = 0;
+    if (!read_at(bytes, vtable + entry, field) || field >= table_bytes) return false;
+  }
+  std::uint8_t last = 0;
+  return read_at(bytes, std::int64_t{root} + table_bytes - 1, last);
+}
 
 }  // namespace
 
@@ -53,6 +84,12 @@ void check_bmodel_file(const std::string& path) {
   if (declared > file_bytes) {
     throw BmodelError(path + ": truncated: the header declares " + std::to_string(declared) +
                       " bytes, the file has " + std::to_string(file_bytes));
+  }
+  std::vector<char> description(header.description_bytes);
+  file.seekg(static_cast<std::streamoff>(header.header_bytes));
+  file.read(description.data(), static_cast<std::streamsize>(description.size()));
+  if (!file || !begins_as_flatbuffer(description)) {
+    throw BmodelError(path + ": the description of the nets is damaged");
   }
 }
 

@@ -1,5 +1,6 @@
 #include "tpuserve/runtime/chip.h"
 
+#include <cfenv>
 #include <limits>
 #include <stdexcept>
 #include <string>
@@ -12,6 +13,23 @@
 
 namespace tpuserve::runtime {
 
+namespace {
+
+// Opening the emulator's chip sets the calling thread's floating point unit to flush subnormals to
+// zero, for good: arithmetic of the whole program would change. Puts it back.
+class KeepFloatingPointMode {
+ public:
+  KeepFloatingPointMode() { std::fegetenv(&mode_); }
+  ~KeepFloatingPointMode() { std::fesetenv(&mode_); }
+  KeepFloatingPointMode(const KeepFloatingPointMode&) = delete;
+  KeepFloatingPointMode& operator=(const KeepFloatingPointMode&) = delete;
+
+ private:
+  std::fenv_t mode_{};
+};
+
+}  // namespace
+
 std::unique_ptr<Chip> Chip::open(const Library& library, int id) {
   // The emulator's libbmlib ends the process when it is asked for a chip that it does not have.
   const int count = library.chip_count();
@@ -20,6 +38,7 @@ std::unique_ptr<Chip> Chip::open(const Library& library, int id) {
                                 library.directory() + " lists " + std::to_string(count) +
                                 (count == 1 ? " chip" : " chips") + ", numbered from 0");
   }
+  const KeepFloatingPointMode keep;
   abi::Handle handle = nullptr;
   check(library.symbols().bm_dev_request(&handle, id), "bm_dev_request", id);
   return std::unique_ptr<Chip>(new Chip(library.symbols(), handle, id));

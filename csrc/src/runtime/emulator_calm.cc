@@ -10,12 +10,13 @@
 #include "import_table.h"
 #include "wake_event.h"
 
-// libcmodel simulates a chip with one firmware thread and five engine threads. All of them poll: for
-// messages, for commands in their queue, for the progress of another engine, for room in a queue.
-// None ever sleeps, so on a small machine the pollers take the time from the thread that computes.
+// libcmodel simulates a chip with one firmware thread and five engine threads. All of them poll:
+// for messages, for commands in their queue, for the progress of another engine, for room in a
+// queue. None ever sleeps, so on a small machine the pollers take the time from the thread that
+// computes.
 //
-// Here each poll that finds nothing new a few dozen times in a row turns into a wait on an event, and
-// each function that can end such a wait signals its event:
+// Here each poll that finds nothing new a few dozen times in a row turns into a wait on an event,
+// and each function that can end such a wait signals its event:
 //
 //   waits                                            until
 //   firmware, in cmodel_read_share_reg               a message register is written
@@ -24,8 +25,8 @@
 //   firmware or engine, in get_sync_id               an engine finishes a command
 //   firmware, in check_all_engine_done               an engine finishes a command
 //
-// The calls are redirected in libcmodel's import table. Every wait has a time limit, so a signal that
-// we do not know of delays a thread but cannot stop it.
+// The calls are redirected in libcmodel's import table. Every wait has a time limit, so a signal
+// that we do not know of delays a thread but cannot stop it.
 
 namespace tpuserve::runtime {
 
@@ -59,8 +60,8 @@ Originals original;
 // What one of libcmodel's threads is doing.
 struct Poller {
   bool started_by_cmodel = false;
-  int engine = -1;            // known after the first command
-  bool inside_hook = false;   // mutexes unlocked on the way do not count as polls
+  int engine = -1;             // known after the first command
+  bool inside_hook = false;    // mutexes unlocked on the way do not count as polls
   const void* kind = nullptr;  // what it polls for
   std::int64_t value = 0;      // and what it last saw
   unsigned polls = 0;
@@ -68,8 +69,8 @@ struct Poller {
 
   void reset() { polls = 0; }
 
-  // Counts one poll that returned `result`; waits when a row of equal results gets long. The count of
-  // the event was read before the row began, so a signal during the row ends the wait at once.
+  // Counts one poll that returned `result`; waits when a row of equal results gets long. The count
+  // of the event was read before the row began, so a signal during the row ends the wait at once.
   void poll(WakeEvent& event, std::int64_t result) {
     if (polls == 0 || kind != &event || value != result || seen != event.count()) {
       kind = &event;
@@ -118,8 +119,8 @@ void* run_marked(void* raw) {
   return start.routine(start.argument);
 }
 
-int calm_create_thread(pthread_t* thread, const pthread_attr_t* attributes,
-                       void* (*routine)(void*), void* argument) {
+int calm_create_thread(pthread_t* thread, const pthread_attr_t* attributes, void* (*routine)(void*),
+                       void* argument) {
   auto* start = new ThreadStart{routine, argument};
   const int result = original.create_thread(thread, attributes, run_marked, start);
   if (result != 0) delete start;
@@ -186,8 +187,8 @@ unsigned calm_read_register(unsigned index, int chip) {
     const InsideHook inside;
     value = original.read_register(index, chip);
   }
-  // The firmware compares two registers; both keep their value while there is no message, and in that
-  // state they are equal. A pending message makes them differ, which starts a new row.
+  // The firmware compares two registers; both keep their value while there is no message, and in
+  // that state they are equal. A pending message makes them differ, which starts a new row.
   poller.poll(message_written, value);
   return value;
 }

@@ -27,11 +27,20 @@ ImportTable::ImportTable(void* dlopen_handle) {
   for (const ElfW(Dyn)* entry = library->l_ld; entry->d_tag != DT_NULL; ++entry) {
     const auto address = static_cast<std::uintptr_t>(entry->d_un.d_ptr);  // relocated by glibc
     switch (entry->d_tag) {
-      case DT_JMPREL: relocations_ = reinterpret_cast<const ElfW(Rela)*>(address); break;
-      case DT_PLTRELSZ: count_ = entry->d_un.d_val / sizeof(ElfW(Rela)); break;
-      case DT_SYMTAB: symbols_ = reinterpret_cast<const ElfW(Sym)*>(address); break;
-      case DT_STRTAB: names_ = reinterpret_cast<const char*>(address); break;
-      default: break;
+      case DT_JMPREL:
+        relocations_ = reinterpret_cast<const ElfW(Rela)*>(address);
+        break;
+      case DT_PLTRELSZ:
+        count_ = entry->d_un.d_val / sizeof(ElfW(Rela));
+        break;
+      case DT_SYMTAB:
+        symbols_ = reinterpret_cast<const ElfW(Sym)*>(address);
+        break;
+      case DT_STRTAB:
+        names_ = reinterpret_cast<const char*>(address);
+        break;
+      default:
+        break;
     }
   }
 }
@@ -39,7 +48,7 @@ ImportTable::ImportTable(void* dlopen_handle) {
 void** ImportTable::find(const char* name) const {
   if (relocations_ == nullptr || symbols_ == nullptr || names_ == nullptr) return nullptr;
   for (std::size_t i = 0; i < count_; ++i) {
-    const ElfW(Sym)& symbol = symbols_[ELF64_R_SYM(relocations_[i].r_info)];
+    const ElfW(Sym) & symbol = symbols_[ELF64_R_SYM(relocations_[i].r_info)];
     if (std::strcmp(names_ + symbol.st_name, name) == 0) {
       return reinterpret_cast<void**>(base_ + relocations_[i].r_offset);
     }

@@ -18,8 +18,9 @@ class ImportTable {
 
   explicit ImportTable(void* dlopen_handle);
 
-  // Redirects all or, when one is not imported or memory cannot be made writable, none. What already
-  // points to its replacement is left alone. No thread may call through the table meanwhile.
+  // Redirects all or, when one is not imported or memory cannot be made writable, none. What
+  // already points to its replacement is left alone. No thread may call through the table
+  // meanwhile.
   bool redirect_all(const std::vector<Redirection>& redirections) const;
 
  private:

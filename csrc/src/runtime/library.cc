@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "emulator_calm.h"
+#include "emulator_quiet.h"
 #include "status.h"
 #include "symbols.h"
 #include "tpuserve/errors.h"
@@ -67,13 +68,14 @@ std::shared_ptr<Library> Library::load(const std::string& directory, bool emulat
   const std::string root = absolute_directory(directory);
   const std::string bmlib_path = find_file(root, {"libbmlib.so.0", "libbmlib.so"});
   const std::string bmrt_path = find_file(root, {"libbmrt.so.1.0", "libbmrt.so"});
-  if (emulator) {
-    // Loaded ahead of libbmlib, which starts its threads: they must never run unpatched.
-    const std::string cmodel_path = find_file(root, {"libcmodel.so"});
-    calm_emulator(open_library(cmodel_path));
-  }
   // libbmrt needs libbmlib by name: what is loaded first is what it gets.
   void* bmlib = open_library(bmlib_path);
+  if (emulator) {
+    // Ahead of libbmlib, which loads it when a chip is opened: its threads must start patched.
+    void* cmodel = open_library(find_file(root, {"libcmodel.so"}));
+    calm_emulator(cmodel);
+    quiet_emulator(cmodel, bmlib);
+  }
   void* bmrt = open_library(bmrt_path);
   const Symbols symbols = load_symbols(bmlib, bmlib_path, bmrt, bmrt_path);
   return std::shared_ptr<Library>(new Library(root, emulator, symbols));
@@ -104,8 +106,8 @@ ChipStatus Library::chip_status(int chip) {
   status.chip = chip;
   abi::DeviceStat stat{};
   // The emulator succeeds with all fields zero: no memory at all is no reading.
-  if (symbols_->bm_get_stat != nullptr &&
-      symbols_->bm_get_stat(handle, &stat) == abi::kSuccess && stat.total_mib > 0) {
+  if (symbols_->bm_get_stat != nullptr && symbols_->bm_get_stat(handle, &stat) == abi::kSuccess &&
+      stat.total_mib > 0) {
     status.memory_total_bytes = static_cast<std::uint64_t>(stat.total_mib) * kMebibyte;
     status.memory_used_bytes = static_cast<std::uint64_t>(stat.used_mib) * kMebibyte;
     status.utilisation_ratio = stat.utilisation_percent / 100.0;

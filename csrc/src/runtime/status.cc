@@ -8,16 +8,26 @@ namespace tpuserve::runtime {
 
 const char* status_name(abi::Status status) {
   switch (status) {
-    case abi::kSuccess: return "BM_SUCCESS";
-    case abi::kDeviceNotReady: return "BM_ERR_DEVNOTREADY";
-    case abi::kFailure: return "BM_ERR_FAILURE";
-    case abi::kTimeout: return "BM_ERR_TIMEOUT";
-    case abi::kBadParameter: return "BM_ERR_PARAM";
-    case abi::kNoMemory: return "BM_ERR_NOMEM";
-    case abi::kBadData: return "BM_ERR_DATA";
-    case abi::kBusy: return "BM_ERR_BUSY";
-    case abi::kNoFeature: return "BM_ERR_NOFEATURE";
-    case abi::kNotSupported: return "BM_NOT_SUPPORTED";
+    case abi::kSuccess:
+      return "BM_SUCCESS";
+    case abi::kDeviceNotReady:
+      return "BM_ERR_DEVNOTREADY";
+    case abi::kFailure:
+      return "BM_ERR_FAILURE";
+    case abi::kTimeout:
+      return "BM_ERR_TIMEOUT";
+    case abi::kBadParameter:
+      return "BM_ERR_PARAM";
+    case abi::kNoMemory:
+      return "BM_ERR_NOMEM";
+    case abi::kBadData:
+      return "BM_ERR_DATA";
+    case abi::kBusy:
+      return "BM_ERR_BUSY";
+    case abi::kNoFeature:
+      return "BM_ERR_NOFEATURE";
+    case abi::kNotSupported:
+      return "BM_NOT_SUPPORTED";
   }
   return "unknown status";
 }

@@ -43,6 +43,7 @@ struct Symbols {
 
   // libbmrt, null where the runtime is too old
   const char* (*libbmrt_version)();
+  const abi::CoeffInfo* (*bmrt_get_coeff_info)(void*, const char*, int, int*);
 };
 
 // Fills the table from two handles of dlopen and checks struct layouts by calling both libraries.

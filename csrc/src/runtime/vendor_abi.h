@@ -81,6 +81,13 @@ struct NetInfo {
   std::int32_t addr_mode;
 };
 
+// One weight of a net.
+struct CoeffInfo {
+  char path[256];
+  Memory memory;
+};
+static_assert(sizeof(CoeffInfo) == 280);
+
 struct HeapStat {
   unsigned total_mib;
   unsigned available_mib;

@@ -78,7 +78,7 @@ Candidates best_of(const float* row, std::size_t count, std::size_t k) {
 }
 
 Candidates filter(const float* row, std::size_t count, const SamplingParams& params) {
-  const auto scale = static_cast<float>(1.0 / params.temperature);
+  const float scale = scale_of(params.temperature);
   const float top = highest(row, count);
   const auto k = static_cast<std::size_t>(params.top_k);
   // min-p as a limit on logits: p >= m * p_best  <=>  (l - top) / T >= ln m.
@@ -97,8 +97,8 @@ Candidates filter(const float* row, std::size_t count, const SamplingParams& par
     }
   } else if (params.top_p < 1) {
     const double total = sum_of_exponentials(row, count, top, scale);
-    // Tokens below (1 - p) / count of the mass have less than 1 - p together: not one is needed. One
-    // tenth of that leaves room for rounding.
+    // Tokens below (1 - p) / count of the mass have less than 1 - p together: not one is needed.
+    // One tenth of that leaves room for rounding.
     const double needless = 0.1 * (1 - params.top_p) / static_cast<double>(count) * total;
     const auto needed = static_cast<float>(std::log(needless) * params.temperature);
     candidates = all_above(row, count, top + needed);

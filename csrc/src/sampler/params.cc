@@ -32,8 +32,7 @@ void SamplingParams::validate() const {
   if (!(top_p > 0)) refuse("top_p", top_p, "more than 0 and at most 1");
   require_between("top_p", top_p, 0, 1, "more than 0 and at most 1");
   require_between("min_p", min_p, 0, 1, "0 to 1");
-  if (!(repetition_penalty > 0)) refuse("repetition_penalty", repetition_penalty, "more than 0");
-  require_between("repetition_penalty", repetition_penalty, 0, kUnlimited, "a finite number > 0");
+  require_between("repetition_penalty", repetition_penalty, 0.01, 100, "0.01 to 100");
   require_between("presence_penalty", presence_penalty, -2, 2, "-2 to 2");
   require_between("frequency_penalty", frequency_penalty, -2, 2, "-2 to 2");
   if (penalty_window < 0) refuse("penalty_window", penalty_window, "0 (whole context) or more");

@@ -27,8 +27,9 @@ std::int32_t argmax(const float* row, std::size_t count) {
 }
 
 // The token at `share` of the row's probability, counted in the order of ids.
-std::int32_t draw_unfiltered(const float* row, std::size_t count, double temperature, double share) {
-  const auto scale = static_cast<float>(1.0 / temperature);
+std::int32_t draw_unfiltered(const float* row, std::size_t count, double temperature,
+                             double share) {
+  const float scale = scale_of(temperature);
   const float top = highest(row, count);
   const double goal = share * sum_of_exponentials(row, count, top, scale);
   double sum = 0;
@@ -45,7 +46,7 @@ std::int32_t draw_unfiltered(const float* row, std::size_t count, double tempera
 
 std::int32_t draw_candidate(const std::vector<Candidate>& candidates, double temperature,
                             double share) {
-  const auto scale = static_cast<float>(1.0 / temperature);
+  const float scale = scale_of(temperature);
   const float top = candidates.front().logit;
   double total = 0;
   for (const Candidate& candidate : candidates) {
@@ -154,6 +155,7 @@ Sampled Sampler::draw(const float* row) {
       }
     }
     logits = changed_.data();
+    if (!std::isfinite(highest(logits, count))) throw LaunchError("bans leave no token to draw");
   }
 
   Sampled sampled;
@@ -162,9 +164,9 @@ Sampled Sampler::draw(const float* row) {
   } else {
     const double share = uniform(params_.seed, generated_);
     const bool filtered = params_.top_k > 0 || params_.top_p < 1 || params_.min_p > 0;
-    sampled.token =
-        filtered ? draw_candidate(filter(logits, count, params_), params_.temperature, share)
-                 : draw_unfiltered(logits, count, params_.temperature, share);
+    sampled.token = filtered
+                        ? draw_candidate(filter(logits, count, params_), params_.temperature, share)
+                        : draw_unfiltered(logits, count, params_.temperature, share);
   }
   if (params_.logprobs >= 0) report_logprobs(row, count, params_.logprobs, sampled);
   accept(sampled.token);

@@ -15,9 +15,14 @@ constexpr std::size_t kLanes = 8;
 
 }  // namespace
 
+float scale_of(double temperature) {
+  constexpr double kLargest = 1e30;
+  return static_cast<float>(std::min(1.0 / temperature, kLargest));
+}
+
 float exp_nonpositive(float x) {
-  // e^x = 2^n * e^r with n = round(x / ln 2), |r| <= ln 2 / 2; Cody-Waite reduction in two steps and a
-  // Taylor polynomial of degree 7, whose error is below the rounding of a float there.
+  // e^x = 2^n * e^r with n = round(x / ln 2), |r| <= ln 2 / 2; Cody-Waite reduction in two steps
+  // and a Taylor polynomial of degree 7, whose error is below the rounding of a float there.
   constexpr float kLog2E = 1.44269504F;
   constexpr float kLn2High = 0.693145752F;
   constexpr float kLn2Low = 1.42860677e-6F;

@@ -1,12 +1,15 @@
 // Exponentials over rows of logits.
 //
-// Own code rather than libm's, for two reasons: the compiler vectorises it, and the same logits give
-// the same tokens on every machine and C library.
+// Own code rather than libm's, for two reasons: the compiler vectorises it, and the same logits
+// give the same tokens on every machine and C library.
 #pragma once
 
 #include <cstddef>
 
 namespace tpuserve::sampler {
+
+// 1 / temperature. Bounded, so that 0 * scale stays 0 for the coldest temperatures.
+float scale_of(double temperature);
 
 // e^x for x <= 0 within 2e-7 relative; 0 below -87.
 float exp_nonpositive(float x);

@@ -37,8 +37,8 @@ class Engine {
   std::uint64_t launches() const;
   int length(int slot) const;
 
-  // Fills KV rows [position, position + count) of `slot`; rows above are forgotten. With `row`, runs
-  // the head on the last token.
+  // Fills KV rows [position, position + count) of `slot`; rows above are forgotten. With `row`,
+  // runs the head on the last token.
   void prefill(int slot, const std::int32_t* ids, std::size_t count, int position,
                const HeadRows* row);
   // One token for each of `slots`: ids[i] goes to the first free row of slots[i].

@@ -1,6 +1,6 @@
-// Attention masks, as bytes in the element type that a net takes. A visible column is 0; a hidden one
-// is the number that the vendor's models were trained into: -10000 (-9984 in bfloat16, the nearest
-// value that the demos use).
+// Attention masks, as bytes in the element type that a net takes. A visible column is 0; a hidden
+// one is the number that the vendor's models were trained into: -10000 (-9984 in bfloat16, the
+// nearest value that the demos use).
 #pragma once
 
 #include <cstddef>
@@ -16,8 +16,8 @@ class Mask {
   // Throws BmodelError for an element type that is no float.
   explicit Mask(runtime::DType dtype);
 
-  // One row for a decode step: `length` rows of history are visible, [length, capacity) are not, the
-  // last column (the token itself) is.
+  // One row for a decode step: `length` rows of history are visible, [length, capacity) are not,
+  // the last column (the token itself) is.
   void decode(int length, int capacity);
   // A square: row i sees columns 0 to i.
   void causal(int rows);

@@ -21,6 +21,7 @@ struct ModelSpec {
   int layers = 0;
   int hidden_size = 0;
   int vocab_size = 0;         // width of the logits, 0 for an argmax head
+  int embedding_rows = 0;     // token ids that the embedding knows, 0 when it does not tell
   int context_length = 0;     // KV rows of a slot
   int max_prompt_length = 0;  // longest prompt that prefill takes, in as many calls as needed
   int prefill_chunk = 0;      // most tokens of one prefill call

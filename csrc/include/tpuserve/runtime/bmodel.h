@@ -48,6 +48,9 @@ class Bmodel {
   const std::vector<Net>& nets() const { return nets_; }
   // Null when there is no such net. Pointers stay valid as long as the Bmodel.
   const Net* find(const std::string& name) const;
+  // Sizes of the weights of a net that has some, in whole pages; empty where the runtime does not
+  // tell.
+  std::vector<std::uint32_t> weight_bytes(const Net& net) const;
 
   // Runs a net on the given tensors. Static nets pick the variant whose input shapes are equal;
   // dynamic nets take any shape up to the variant's. Returns before a static net is done (sync).

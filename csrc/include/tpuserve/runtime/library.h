@@ -1,4 +1,5 @@
-// The vendor runtime, loaded at run time: one binary serves the PCIe driver, the SoC and the emulator.
+// The vendor runtime, loaded at run time: one binary serves the PCIe driver, the SoC and the
+// emulator.
 #pragma once
 
 #include <cstdint>

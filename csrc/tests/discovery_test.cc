@@ -1,0 +1,312 @@
+#include "tpuserve/engine/discovery.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "test_support.h"
+#include "tpuserve/errors.h"
+
+namespace tpuserve::engine {
+namespace {
+
+using runtime::DType;
+using runtime::Net;
+using runtime::Port;
+using runtime::Shape;
+using runtime::ShapeVariant;
+using Nets = std::vector<Net>;
+
+constexpr int kHidden = 8;
+constexpr int kChunk = 16;
+constexpr int kContext = 64;
+constexpr DType kHalf = DType::kFloat16;
+
+Port make_port(const char* name, DType dtype, Shape shape) {
+  Port port;
+  port.name = name;
+  port.dtype = dtype;
+  port.shape = shape;
+  return port;
+}
+
+Port states(int rows) { return make_port("input_states", kHalf, {1, rows, kHidden}); }
+Port positions(int rows) { return make_port("position_ids", DType::kInt32, {1, rows}); }
+Port kv(const char* name, int rows) { return make_port(name, kHalf, {1, rows, 2, 4}); }
+
+Net make_net(const std::string& name, std::vector<Port> inputs, std::vector<Port> outputs) {
+  Net net;
+  net.name = name;
+  net.variants = {{std::move(inputs), std::move(outputs)}};
+  return net;
+}
+
+Net embedding(const std::string& name, int rows) {
+  return make_net(name, {make_port("input_ids", DType::kInt32, {1, rows})}, {states(rows)});
+}
+
+Net head() {
+  return make_net("lm_head", {make_port("hidden_states", kHalf, {1, kHidden})},
+                  {make_port("logits", DType::kFloat32, {1, 100})});
+}
+
+ShapeVariant decode_variant(int length) {
+  return {{states(1), positions(1), make_port("mask", kHalf, {1, 1, 1, length + 1}),
+           kv("history_k", length), kv("history_v", length)},
+          {states(1), kv("k", 1), kv("v", 1)}};
+}
+
+Net decode(int layer, const std::vector<int>& lengths) {
+  Net net;
+  net.name = "block_cache_" + std::to_string(layer);
+  net.io_alone = true;
+  for (const int length : lengths) net.variants.push_back(decode_variant(length));
+  return net;
+}
+
+Net static_prefill(int layer) {
+  return make_net("block_" + std::to_string(layer),
+                  {states(kChunk), positions(kChunk),
+                   make_port("attention_mask", kHalf, {1, 1, kChunk, kChunk})},
+                  {states(kChunk), kv("k", kChunk), kv("v", kChunk)});
+}
+
+Net dynamic_prefill(int layer) {
+  Net net = make_net("block_" + std::to_string(layer), {states(kChunk), positions(kChunk)},
+                     {states(kChunk), kv("k", kChunk), kv("v", kChunk)});
+  net.dynamic = true;
+  return net;
+}
+
+Net history_prefill(int layer) {
+  Net net = make_net(
+      "block_kv_" + std::to_string(layer),
+      {states(kChunk), positions(kChunk), kv("history_k", kContext), kv("history_v", kContext)},
+      {states(kChunk), kv("k", kChunk), kv("v", kChunk)});
+  net.dynamic = true;
+  return net;
+}
+
+Nets static_model() {
+  return {embedding("embedding", kChunk),
+          embedding("embedding_cache", 1),
+          head(),
+          static_prefill(0),
+          decode(0, {kContext}),
+          static_prefill(1),
+          decode(1, {kContext})};
+}
+
+Nets history_model() {
+  return {embedding("embedding", kChunk),
+          embedding("embedding_cache", 1),
+          head(),
+          dynamic_prefill(0),
+          history_prefill(0),
+          decode(0, {kContext, 32, 16}),
+          dynamic_prefill(1),
+          history_prefill(1),
+          decode(1, {kContext, 32, 16})};
+}
+
+Net& net_of(Nets& nets, const std::string& name) {
+  return *std::find_if(nets.begin(), nets.end(), [&](const Net& net) { return net.name == name; });
+}
+
+void remove(Nets& nets, const std::string& name) {
+  nets.erase(
+      std::remove_if(nets.begin(), nets.end(), [&](const Net& net) { return net.name == name; }),
+      nets.end());
+}
+
+std::string refusal(const Nets& nets) {
+  return error_of<BmodelError>([&] { discover(nets); });
+}
+
+TEST(DiscoveryTest, ReadsAStaticModel) {
+  const Nets nets = static_model();
+  const ModelSpec spec = discover(nets).spec;
+  EXPECT_EQ(spec.layers, 2);
+  EXPECT_EQ(spec.hidden_size, kHidden);
+  EXPECT_EQ(spec.vocab_size, 100);
+  EXPECT_EQ(spec.embedding_rows, 100);
+  EXPECT_EQ(spec.context_length, kContext);
+  EXPECT_EQ(spec.prefill_chunk, kChunk);
+  EXPECT_EQ(spec.max_prompt_length, kChunk);
+  EXPECT_FALSE(spec.history());
+  EXPECT_FALSE(spec.dynamic_prefill);
+  EXPECT_EQ(spec.head, HeadKind::kLogits);
+  EXPECT_EQ(spec.kv_heads, 2);
+  EXPECT_EQ(spec.head_dim, 4);
+  EXPECT_EQ(spec.dtype, kHalf);
+  EXPECT_EQ(spec.kv_bytes_per_slot, 2ULL * 2 * kContext * 2 * 4 * 2);
+  EXPECT_TRUE(spec.features.empty());
+}
+
+TEST(DiscoveryTest, ReadsHistoryAndShapeVariants) {
+  const Nets nets = history_model();
+  const ModelNets model = discover(nets);
+  EXPECT_TRUE(model.spec.history());
+  EXPECT_EQ(model.spec.max_prompt_length, kContext - 1);
+  EXPECT_EQ(model.decode_variants, (std::vector<std::size_t>{2, 1, 0}));
+  EXPECT_EQ(model.spec.features,
+            (std::vector<std::string>{"decode-variants", "dynamic-prefill", "history"}));
+  EXPECT_EQ(model.layers[1].history, &nets[7]);
+}
+
+TEST(DiscoveryTest, AFullContextPromptLeavesARowForTheCompletion) {
+  Nets nets = static_model();
+  net_of(nets, "block_cache_0") = decode(0, {kChunk});
+  net_of(nets, "block_cache_1") = decode(1, {kChunk});
+  EXPECT_EQ(discover(nets).spec.max_prompt_length, kChunk - 1);
+  EXPECT_EQ(discover(nets).spec.prefill_chunk, kChunk - 1);
+}
+
+TEST(DiscoveryTest, TakesAnArgmaxHead) {
+  Nets nets = static_model();
+  net_of(nets, "lm_head").variants[0].outputs = {make_port("token_id", DType::kInt32, {1, 1})};
+  EXPECT_EQ(discover(nets).spec.head, HeadKind::kArgmax);
+  EXPECT_EQ(discover(nets).spec.vocab_size, 0);
+  EXPECT_EQ(discover(nets).spec.embedding_rows, 0);
+}
+
+TEST(DiscoveryTest, TakesAnEmbeddingWithTwoShapeVariants) {
+  Nets nets = static_model();
+  remove(nets, "embedding_cache");
+  EXPECT_PRED2(contains, refusal(nets), "net embedding: expected a shape variant for one token");
+  net_of(nets, "embedding").variants.push_back(embedding("", 1).variants[0]);
+  const ModelNets model = discover(nets);
+  EXPECT_EQ(model.prefill_embedding.rows, kChunk);
+  EXPECT_EQ(model.decode_embedding.rows, 1);
+  EXPECT_EQ(model.decode_embedding.net, model.prefill_embedding.net);
+}
+
+TEST(DiscoveryTest, TakesTheNamesOf2023) {
+  Nets nets = static_model();
+  for (Net& net : nets) {
+    if (net.name.rfind("block_", 0) == 0) net.name = "qwen_" + net.name;
+  }
+  EXPECT_EQ(discover(nets).spec.layers, 2);
+}
+
+TEST(DiscoveryTest, TakesPositionsOfThreeAxes) {
+  Nets nets = static_model();
+  for (const char* name : {"block_0", "block_1"}) {
+    net_of(nets, name).variants[0].inputs[port::kPositions].shape = {3, kChunk};
+  }
+  EXPECT_EQ(discover(nets).spec.layers, 2);
+  net_of(nets, "block_1").variants[0].inputs[port::kPositions].shape = {2, kChunk};
+  EXPECT_PRED2(contains, refusal(nets),
+               "net block_1, positions (position_ids): expected int32 [1, 16]");
+}
+
+TEST(DiscoveryTest, ReportsHeadsAndVisionAsFeatures) {
+  Nets nets = static_model();
+  nets.push_back(make_net("greedy_head", {}, {}));
+  nets.push_back(make_net("vit", {}, {}));
+  EXPECT_EQ(discover(nets).spec.features, (std::vector<std::string>{"greedy-head", "vit"}));
+}
+
+TEST(DiscoveryTest, NamesANetThatIsMissing) {
+  EXPECT_PRED2(contains, refusal({}), "no net block_0");
+  for (const char* name : {"embedding", "lm_head", "block_1", "block_cache_0"}) {
+    Nets nets = static_model();
+    remove(nets, name);
+    EXPECT_PRED2(contains, refusal(nets), std::string("no net ") + name) << name;
+  }
+  Nets nets = history_model();
+  remove(nets, "block_kv_1");
+  EXPECT_PRED2(contains, refusal(nets), "layer 1: expected a net block_kv_");
+}
+
+TEST(DiscoveryTest, NamesANetThatIsNotKnown) {
+  Nets nets = static_model();
+  nets.push_back(make_net("block_prompt_0", {}, {}));
+  EXPECT_PRED2(contains, refusal(nets), "net block_prompt_0 is not known");
+  nets = static_model();
+  nets.push_back(static_prefill(3));  // a gap: there is no layer 2
+  EXPECT_PRED2(contains, refusal(nets), "net block_3 is not known");
+}
+
+TEST(DiscoveryTest, NamesTensorAndExpectationOfAMismatch) {
+  struct Case {
+    const char* net;
+    bool input;
+    std::size_t index;
+    Shape shape;
+    const char* text;
+  };
+  const Case cases[] = {
+      {"block_1",
+       true,
+       0,
+       {1, kChunk, 9},
+       "hidden states (input_states): expected float16 [1, 16, 8], not float16 [1, 16, 9]"},
+      {"block_0", true, 2, {1, 1, kChunk, 17}, "mask (attention_mask): expected [1, 1, 16, 16]"},
+      {"block_0", false, 1, {1, kChunk, 3, 4}, "k (k): expected float16 [1, 16, 2, 4]"},
+      {"block_cache_1",
+       true,
+       3,
+       {1, 63, 2, 4},
+       "history k (history_k): expected float16 [1, 64, 2, 4]"},
+      {"block_cache_0", true, 2, {1, 1, 1, 64}, "mask (mask): expected [1, 1, 1, 65]"},
+      {"block_cache_1", false, 2, {1, 2, 2, 4}, "v (v): expected float16 [1, 1, 2, 4]"},
+      {"lm_head", true, 0, {1, 9}, "hidden state (hidden_states): expected float16 [1, 8]"},
+      {"lm_head", false, 0, {2, 100}, "logits (logits): expected [1, any], not float32 [2, 100]"},
+      {"embedding_cache",
+       false,
+       0,
+       {1, 2, 8},
+       "hidden states (input_states): expected [1, 1, any]"},
+  };
+  for (const Case& c : cases) {
+    Nets nets = static_model();
+    ShapeVariant& variant = net_of(nets, c.net).variants[0];
+    (c.input ? variant.inputs : variant.outputs)[c.index].shape = c.shape;
+    EXPECT_PRED2(contains, refusal(nets), std::string("net ") + c.net + ", " + c.text);
+  }
+}
+
+TEST(DiscoveryTest, NamesAnElementTypeThatDiffers) {
+  Nets nets = static_model();
+  net_of(nets, "block_cache_0").variants[0].inputs[4].dtype = DType::kBfloat16;
+  EXPECT_PRED2(contains, refusal(nets), "expected float16 [1, 64, 2, 4], not bfloat16");
+  nets = static_model();
+  net_of(nets, "block_cache_0").variants[0].inputs[2].dtype = DType::kInt32;
+  EXPECT_PRED2(contains, refusal(nets), "net block_cache_0, mask: expected floats, not int32");
+}
+
+TEST(DiscoveryTest, NamesWhatANetLacks) {
+  Nets nets = static_model();
+  net_of(nets, "block_cache_1").io_alone = false;
+  EXPECT_PRED2(contains, refusal(nets),
+               "net block_cache_1: expected to be compiled with addr_mode io_alone");
+  nets = static_model();
+  net_of(nets, "block_1").dynamic = true;
+  EXPECT_PRED2(contains, refusal(nets),
+               "net block_1: expected one shape variant, static as block_0");
+  nets = static_model();
+  net_of(nets, "block_0").variants[0].inputs.pop_back();
+  EXPECT_PRED2(contains, refusal(nets),
+               "net block_0: expected 3 inputs and 3 outputs, not 2 and 3");
+  nets = history_model();
+  net_of(nets, "block_kv_0").dynamic = false;
+  EXPECT_PRED2(contains, refusal(nets), "net block_kv_0: expected a dynamic net");
+  nets = history_model();
+  net_of(nets, "block_cache_1").variants.pop_back();
+  EXPECT_PRED2(contains, refusal(nets),
+               "net block_cache_1: expected 3 shape variants as block_cache_0");
+  nets = history_model();
+  net_of(nets, "block_cache_0").variants[1].inputs[3].memory.address = 4096;
+  EXPECT_PRED2(contains, refusal(nets),
+               "expected all shape variants to share the memory of their history");
+}
+
+TEST(DiscoveryTest, BatchedDecodeNetsAreRefused) {
+  Nets nets = static_model();
+  for (Port& port : net_of(nets, "block_cache_0").variants[0].inputs) port.shape.set(0, 4);
+  EXPECT_PRED2(contains, refusal(nets), "net block_cache_0, hidden states");
+}
+
+}  // namespace
+}  // namespace tpuserve::engine

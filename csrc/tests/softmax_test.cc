@@ -1,0 +1,55 @@
+#include "sampler/softmax.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+#include <vector>
+
+namespace tpuserve::sampler {
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+TEST(SoftmaxTest, ExponentialIsAccurateOverItsRange) {
+  for (double x = 0; x > -87; x -= 0.00917) {
+    const auto rounded = static_cast<float>(x);
+    const double exact = std::exp(static_cast<double>(rounded));
+    EXPECT_NEAR(static_cast<double>(exp_nonpositive(rounded)) / exact, 1.0, 2e-7) << x;
+  }
+}
+
+TEST(SoftmaxTest, ExponentialKeepsItsEnds) {
+  EXPECT_EQ(exp_nonpositive(0.0F), 1.0F);
+  EXPECT_EQ(exp_nonpositive(-87.1F), 0.0F);
+  EXPECT_EQ(exp_nonpositive(-kInfinity), 0.0F);
+}
+
+TEST(SoftmaxTest, HighestLooksEverywhere) {
+  for (std::size_t count = 1; count < 40; ++count) {
+    for (std::size_t where = 0; where < count; ++where) {
+      std::vector<float> row(count, -3.0F);
+      row[where] = 2.5F;
+      EXPECT_EQ(highest(row.data(), count), 2.5F);
+    }
+  }
+  const std::vector<float> nothing(9, -kInfinity);
+  EXPECT_EQ(highest(nothing.data(), nothing.size()), -kInfinity);
+}
+
+TEST(SoftmaxTest, SumCountsEveryElementOnce) {
+  for (const std::size_t count : {1U, 7U, 8U, 511U, 512U, 513U, 5000U}) {
+    const std::vector<float> row(count, 4.0F);
+    EXPECT_EQ(sum_of_exponentials(row.data(), count, 4.0F, 1.0F), static_cast<double>(count));
+  }
+  const std::vector<float> row = {1.0F, 0.0F, -kInfinity};
+  EXPECT_NEAR(sum_of_exponentials(row.data(), 3, 1.0F, 2.0F), 1.0 + std::exp(-2.0), 1e-7);
+}
+
+TEST(SoftmaxTest, TheColdestTemperatureKeepsTheBestAlone) {
+  const std::vector<float> row = {1.0F, 0.999F};
+  EXPECT_EQ(sum_of_exponentials(row.data(), 2, 1.0F, scale_of(1e-300)), 1.0);
+}
+
+}  // namespace
+}  // namespace tpuserve::sampler
