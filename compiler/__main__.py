@@ -1,4 +1,8 @@
-"""`python -m compiler HF_DIR -o MODEL_DIR --seq N`: a checkpoint becomes a model directory."""
+"""`python -m compiler HF_DIR -o MODEL_DIR --seq N`: a checkpoint becomes a model directory.
+
+With --estimate nothing is written: HF_DIR needs no more than a config.json, and what the model
+would do on the chip is printed.
+"""
 
 import argparse
 import shutil
@@ -10,6 +14,7 @@ from compiler.checkpoint import Checkpoint
 from compiler.convert import QUANTIZATIONS, Options, convert, describe
 from compiler.environment import default_environment
 from compiler.errors import CompileError
+from compiler.estimate.command import estimate, plan_of
 from compiler.model_directory import Layout, write_model_directory
 
 
@@ -17,7 +22,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m compiler", description=__doc__)
     add = parser.add_argument
     add("checkpoint", type=Path, help="directory with config.json, *.safetensors and the tokenizer")
-    add("-o", "--output", type=Path, required=True, help="the model directory to write")
+    add("-o", "--output", type=Path, help="the model directory to write")
     add("--seq", type=int, required=True, help="context length in tokens")
     add("--quantize", choices=QUANTIZATIONS, default="f16")
     add("--group-size", type=int, default=64, help="weights that share a scale, for w4")
@@ -43,7 +48,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--shared-config", help="existing config directory, relative to the model directory")
     add("--info", action="store_true", help="print nets, shapes and dtypes at the end")
     add("--keep-work", action="store_true", help="keep the intermediate files, and say where")
-    return parser.parse_args(arguments)
+    add("--estimate", action="store_true", help="print predicted speed and memory, write nothing")
+    parsed = parser.parse_args(arguments)
+    if parsed.output is None and not parsed.estimate:
+        parser.error("the following arguments are required: -o/--output")
+    return parsed
 
 
 def options_of(args: argparse.Namespace) -> Options:
@@ -96,7 +105,12 @@ def compile_model(args: argparse.Namespace) -> None:
 def main(arguments: list[str] | None = None) -> int:
     args = parse(sys.argv[1:] if arguments is None else arguments)
     try:
-        compile_model(args)
+        if args.estimate:
+            environment = default_environment()
+            environment.prepare()
+            print(estimate(args.checkpoint, plan_of(options_of(args)), environment))
+        else:
+            compile_model(args)
     except CompileError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

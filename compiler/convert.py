@@ -103,9 +103,12 @@ class Options:
             arguments.append("--do_sample")
         return arguments
 
+    @property
+    def head_quantization(self) -> str:
+        return self.head or ("bf16" if self.quantize.endswith("bf16") else "f16")
+
     def batched_job(self, checkpoint: Path, output: Path) -> dict[str, Any]:
         """What `batched/driver.py` reads; the nets go below the directory `output`."""
-        activations = "bf16" if self.quantize.endswith("bf16") else "f16"
         chosen = (self.seq_tokens, *self.lengths_tokens)
         if not self.lengths_tokens:
             chosen = default_lengths(self.seq_tokens, self.chunk_tokens)
@@ -117,7 +120,7 @@ class Options:
             "chunk": self.chunk_tokens,
             "max_input": self.max_input_tokens,
             "quantize": self.quantize,
-            "head": self.head or activations,
+            "head": self.head_quantization,
             "group_size": self.group_size,
             "history": self.history,
             "dynamic": self.dynamic,
