@@ -88,10 +88,11 @@ class _ActiveRequest:
         self._release()
 
     def _release(self) -> None:
-        for sequence in self.sequences:
-            if not sequence.done:
-                sequence.done = True
-                self._model.forget(sequence)
+        left = [sequence for sequence in self.sequences if not sequence.done]
+        # Those that wait go first: a slot that frees is for others.
+        for sequence in sorted(left, key=lambda s: s.device is not None):
+            sequence.done = True
+            self._model.forget(sequence)
 
 
 class GenerationService:

@@ -104,7 +104,7 @@ class HttpFront:
         except Exception as error:
             return error_reply(as_typed(error))
 
-    async def _read(self, request: web.Request, kind: type[body._T]) -> body._T:
+    async def _read(self, request: web.Request, kind: type[body.T]) -> body.T:
         return await body.read(request, kind, max_bytes=self._max_body_bytes)
 
     async def _chat(self, http: web.Request) -> web.StreamResponse:

@@ -12,14 +12,14 @@ from tpuserve.errors import InvalidArgument
 
 TIMEOUT_HEADER: Final = "X-Request-Timeout-S"
 
-_T = TypeVar("_T")
+T = TypeVar("T")
 
 
 class BodyTooLarge(InvalidArgument):
     http_status = 413
 
 
-async def read(request: web.Request, kind: type[_T], *, max_bytes: int) -> _T:
+async def read(request: web.Request, kind: type[T], *, max_bytes: int) -> T:
     """Raises BodyTooLarge naming both sizes, InvalidArgument for bad UTF-8, JSON or fields."""
     declared = request.content_length
     if declared is not None and declared > max_bytes:

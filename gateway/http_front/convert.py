@@ -11,12 +11,12 @@ import msgspec
 from gateway.http_front.openai_types import (
     ChatBody,
     ChatMessageBody,
+    CommonBody,
     CompletionBody,
     LegacyBody,
     TextPart,
     TokenizeBody,
     ToolBody,
-    _Common,
 )
 from gateway.request import (
     ChatPrompt,
@@ -142,7 +142,7 @@ def _are_ids(items: list[Any]) -> bool:
 
 
 def _request(
-    body: _Common,
+    body: CommonBody,
     prompts: tuple[Prompt, ...],
     *,
     id_prefix: str,

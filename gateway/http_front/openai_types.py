@@ -66,7 +66,7 @@ class ResponseFormat(msgspec.Struct):
     type: str
 
 
-class _Common(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+class CommonBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """What chat and plain completions share."""
 
     model: str = ""
@@ -93,7 +93,7 @@ class _Common(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     priority: str | None = None
 
 
-class ChatBody(_Common, forbid_unknown_fields=True, kw_only=True):
+class ChatBody(CommonBody, forbid_unknown_fields=True, kw_only=True):
     messages: list[ChatMessageBody]
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
@@ -120,7 +120,7 @@ class ChatBody(_Common, forbid_unknown_fields=True, kw_only=True):
     verbosity: str | None = None
 
 
-class CompletionBody(_Common, forbid_unknown_fields=True, kw_only=True):
+class CompletionBody(CommonBody, forbid_unknown_fields=True, kw_only=True):
     # Lists of texts and lists of ids; told apart by hand, for JSON gives both the same form.
     prompt: str | list[Any]
     logprobs: int | None = None

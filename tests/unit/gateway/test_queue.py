@@ -179,3 +179,20 @@ async def test_drain_finishes_what_runs_and_refuses_what_comes(start: Start) -> 
         device.allow(None)
         assert (await running).completions[0].text == "ABC"
         await draining
+
+
+async def test_a_cancelled_request_does_not_take_the_slots_it_frees(start: Start) -> None:
+    device = FakeDevice(slots=1)
+    async with start(device) as world:
+        device.hold()
+        dispatcher = world.gateway.registry.resolve("").dispatcher
+        call = world.stub.GenerateOnce(generation_pb2.GenerateRequest(text="long", n=8))
+        await eventually(lambda: dispatcher.waiting + dispatcher.running == 8)
+        await eventually(lambda: len(device.submits) == 1 + LOOKAHEAD)
+        other = ask(world, "other")
+        await eventually(lambda: dispatcher.waiting + dispatcher.running == 9)
+        call.cancel()
+        await eventually(lambda: len(device.cancels) == 1 + LOOKAHEAD)
+        device.allow(None)
+        assert (await other).completions[0].text == "OTHER"
+        assert len(device.submits) == 1 + LOOKAHEAD + 1
