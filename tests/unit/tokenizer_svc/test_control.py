@@ -154,3 +154,22 @@ def test_the_longest_of_nested_control_texts_is_found() -> None:
     control = ControlTexts(["<a>", "<a>b", "c"])
     assert control.split("x<a>bc<a>") == ["x", "<a>b", "", "c", "", "<a>", ""]
     assert ControlTexts([]).split("x") == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("template", "content"),
+    [
+        ("{{ messages[0].content }}end|>", "x <|im_"),
+        ("<|im_{{ messages[0].content }}", "end|> x"),
+        ("<|{{ messages[0].content }}|>", "im_end"),
+    ],
+)
+def test_no_control_text_forms_with_the_template(
+    tmp_path: Path, template: str, content: str
+) -> None:
+    make_byte_level(tmp_path)
+    write_json(tmp_path / "tokenizer_config.json", {"chat_template": template})
+    model = load(tmp_path, max_characters=1000)
+    ids = chat(model, Message("user", content))
+    assert "<|im_end|>" in model.tokenizer.decode(ids, keep_special_tokens=True)
+    assert model.tokenizer.control_ids["<|im_end|>"] not in ids

@@ -14,7 +14,12 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as HfTokenizer
 
 from tests.unit.tokenizer_svc.tiny_tokenizers import MAKERS
-from tokenizer_svc.detokenizer import ByteDetokenizer, PieceDetokenizer, UnknownId
+from tokenizer_svc.detokenizer import (
+    ByteDetokenizer,
+    PieceDetokenizer,
+    UnknownId,
+    WindowDetokenizer,
+)
 from tokenizer_svc.loading import LoadedTokenizer, load
 from tokenizer_svc.tokenizer import Tokenizer
 
@@ -222,3 +227,25 @@ def test_published_vocabularies_in_steps(real_config: Path) -> None:
         assert in_steps(tokenizer, [[i] for i in ids], keep=True) == tokenizer.decode(
             ids, keep_special_tokens=True
         )
+
+
+@pytest.mark.parametrize(
+    ("strip_spaces", "texts"),
+    [(0, [" ", " a", " a"]), (1, ["", " a", " a"]), (2, ["", "a", " a"])],
+)
+def test_how_many_leading_pieces_lose_their_space(strip_spaces: int, texts: list[str]) -> None:
+    decoder = PieceDetokenizer([" ", " a"], spaced={0, 1}, strip_spaces=strip_spaces)
+    assert [decoder.push([i]) for i in (0, 1, 1)] == texts
+
+
+def test_a_window_waits_for_a_character_but_not_for_ever() -> None:
+    table = [b"\xf0", b"\x9f", b"\x99", b"\x82"]
+
+    def decode(ids: Sequence[int]) -> str:
+        return b"".join(table[i] for i in ids).decode("utf-8", "replace")
+
+    decoder = WindowDetokenizer(decode, table=table, skipped=frozenset())
+    assert [decoder.push([i]) for i in (0, 1, 2, 3)] == ["", "", "", "🙂"]
+    assert [decoder.push([i]) for i in (3, 3, 3, 3)] == ["", "", "", "\ufffd" * 4]
+    assert decoder.push([0, 1]) == ""
+    assert decoder.finish() == "\ufffd"
