@@ -32,7 +32,7 @@ class Load:
     requests: int
 
 
-# Long enough for a clock of 10 ms ticks to read each to about a percent. A burst of many streams
+# Long enough for a clock of 10 ms ticks to read each to a few percent. A burst of many streams
 # stays below 1,000 steps: a device ends the session of a gateway that falls further behind.
 _BURSTS = (Load(1, 900, 10), Load(16, 900, 16), Load(64, 900, 64))
 _PACED = (Load(1, 250, 1), Load(16, 250, 16), Load(64, 250, 64))
