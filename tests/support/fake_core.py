@@ -1,8 +1,9 @@
 """An engine whose tokens a person can compute; takes the place of the C++ extension in tests.
 
-The token after a sequence is (sum of all its ids + how many they are) modulo the vocabulary, plus
-the seed when the request samples (temperature above 0). So after the prompt 1, 2, 3 come
-6 + 3 = 9, then 15 + 4 = 19, then 34 + 5 = 39. A lost, doubled or foreign token changes all that
+The token after a sequence is (sum of all its ids + how many they are) modulo the vocabulary. So
+after the prompt 1, 2, 3 come 6 + 3 = 9, then 15 + 4 = 19, then 34 + 5 = 39. When the request
+samples (temperature above 0), the n-th completion token is n times the seed more, n from 1: with
+seed 5 come 9 + 5 = 14, then 20 + 4 + 10 = 34. A lost, doubled or foreign token changes all that
 follow. The logprob of a token is -1, of the n-th best beside it (the ids after it) -1 - n.
 """
 
@@ -32,8 +33,8 @@ def expected_tokens(
 ) -> list[int]:
     """The `count` tokens that follow the prompt; `seed` is 0 for greedy requests."""
     ids = list(prompt_ids)
-    for _ in range(count):
-        ids.append((sum(ids) + len(ids) + seed) % vocab_size)
+    for number in range(1, count + 1):
+        ids.append((sum(ids) + len(ids) + number * seed) % vocab_size)
     return ids[len(prompt_ids) :]
 
 
@@ -48,7 +49,7 @@ class FakeSampler:
     """Remembers how many tokens it has seen, as the real one does."""
 
     def __init__(self, sampling: Sampling, vocab_size: int) -> None:
-        self._shift = 0 if sampling.greedy else sampling.seed
+        self._seed = 0 if sampling.greedy else sampling.seed
         self._best = sampling.logprobs
         self._vocab_size = vocab_size
         self.generated = 0
@@ -58,7 +59,7 @@ class FakeSampler:
 
     def draw(self, row: int) -> FakeSampled:
         self.generated += 1
-        token = (row + self._shift) % self._vocab_size
+        token = (row + self.generated * self._seed) % self._vocab_size
         if self._best is None:
             return FakeSampled(token, None, ())
         top = tuple(((token + n) % self._vocab_size, -1.0 - n) for n in range(1, self._best + 1))

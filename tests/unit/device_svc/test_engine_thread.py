@@ -92,9 +92,9 @@ async def test_commands_during_a_step_are_taken_after_it() -> None:
     engine = FakeEngine(slots=1, before_launch=before_launch)
     async with running(engine) as (thread, inbox):
         for _ in range(2):
-            entered.acquire()
+            assert entered.acquire(timeout=5)
         thread.send(request(1, max_tokens=100))
-        await asyncio.to_thread(entered.acquire)
+        assert await asyncio.to_thread(entered.acquire, timeout=5)
         thread.send(Cancel(1))
         thread.send(request(2, max_tokens=1))
         gate.release(2)

@@ -64,7 +64,7 @@ def test_sampling_takes_the_seed_and_gives_logprobs() -> None:
     driver = Driver(FakeEngine())
     driver.submit(1, [1, 2, 3], max_tokens=3, sampling=Sampling(seed=5, logprobs=1))
     driver.run()
-    assert driver.ids(1) == expected_tokens([1, 2, 3], 3, seed=5) == [14, 29, 59]
+    assert driver.ids(1) == expected_tokens([1, 2, 3], 3, seed=5) == [14, 34, 74]
     sampled = driver.emissions[0].logprobs[0]
     assert (sampled.token, sampled.logprob, list(sampled.top)) == (14, -1.0, [(15, -2.0)])
 
