@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "emulator_calm.h"
+#include "emulator_loader.h"
 #include "emulator_quiet.h"
 #include "status.h"
 #include "symbols.h"
@@ -75,6 +76,7 @@ std::shared_ptr<Library> Library::load(const std::string& directory, bool emulat
     void* cmodel = open_library(find_file(root, {"libcmodel.so"}));
     calm_emulator(cmodel);
     quiet_emulator(cmodel, bmlib);
+    provide_cmodel(bmlib, cmodel);
   }
   void* bmrt = open_library(bmrt_path);
   const Symbols symbols = load_symbols(bmlib, bmlib_path, bmrt, bmrt_path);
