@@ -118,8 +118,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     def open_engine() -> InstantEngine:
         return InstantEngine(slots=arguments.slots, step_s=arguments.step_us / 1e6)
 
+    # In a burst the engine is far ahead of any gateway; the device would end the session for it.
+    config = DeviceConfig(identity=identity, max_unread_events=1 << 20)
     return run_device(
-        lambda: (DeviceConfig(identity=identity), open_engine),
+        lambda: (config, open_engine),
         Endpoints(arguments.listen, arguments.metrics_listen),
     )
 
