@@ -7,6 +7,7 @@ import json
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any
 import grpc
 import psutil
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from prometheus_client.parser import text_string_to_metric_families
 
 _START_S = 120.0
 _STOP_S = 40.0
@@ -108,6 +110,18 @@ class Stack:
             f"http://{self.device.ready['metrics_address']}/metrics",
             f"{self.http_url}/metrics",
         )
+
+    def decode_engine_s(self) -> float:
+        """Seconds that the device's engine has spent in decode steps."""
+        with urllib.request.urlopen(self.metrics_urls[1], timeout=10) as response:
+            text = response.read().decode()
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                if sample.name == "tpuserve_device_step_seconds_sum" and (
+                    sample.labels == {"kind": "decode"}
+                ):
+                    return sample.value
+        return 0.0
 
     @property
     def services(self) -> tuple[Service, Service, Service]:
