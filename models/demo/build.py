@@ -1,0 +1,110 @@
+"""Compiles every bmodel of the demo model from its weights: `python -m models.demo.build [VARIANT
+…]`.
+
+The demo itself is written to this directory, the other variants to tests/fixtures/models; all share
+models/demo/config. The kernel module of the chip is left out: the emulator and a card's driver
+bring
+their own.
+"""
+
+import argparse
+import shutil
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from compiler.checkpoint import Checkpoint
+from compiler.convert import Options, convert
+from compiler.environment import Environment, default_environment
+from compiler.errors import CompileError
+from compiler.model_directory import Layout, write_model_directory
+
+HERE = Path(__file__).resolve().parent
+FIXTURES = HERE.parents[1] / "tests" / "fixtures" / "models"
+SHARED_CONFIG = "../../../../models/demo/config"
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    directory: Path
+    layout: Layout
+    options: Options
+
+
+def _fixture(kind: str, bmodel_name: str, options: Options) -> Variant:
+    layout = Layout(f"tpuserve-demo-{kind}", bmodel_name, slots=2, shared_config=SHARED_CONFIG)
+    return Variant(FIXTURES / kind, layout, options)
+
+
+def variants() -> dict[str, Variant]:
+    """What is built, by name; the fixtures exist so that tests meet every kind of net."""
+    chunked = {"seq_tokens": 512, "history": True, "chunk_tokens": 64, "keep_kernel": False}
+    layout = Layout("tpuserve-demo", "demo_f16.bmodel", slots=4, shared_config="config")
+    return {
+        "demo": Variant(HERE, layout, Options(**chunked)),
+        "static": _fixture(
+            "static",
+            "demo_f16_static.bmodel",
+            Options(seq_tokens=128, max_input_tokens=64, keep_kernel=False),
+        ),
+        "dynamic": _fixture(
+            "dynamic",
+            "demo_f16_dynamic.bmodel",
+            Options(seq_tokens=512, max_input_tokens=256, dynamic=True, keep_kernel=False),
+        ),
+        "argmax": _fixture(
+            "argmax", "demo_f16_argmax.bmodel", Options(**chunked, argmax_head=True)
+        ),
+        "bf16": _fixture(
+            "bf16",
+            "demo_bf16.bmodel",
+            Options(256, "bf16", history=True, chunk_tokens=64, keep_kernel=False),
+        ),
+        "w4f16": _fixture(
+            "w4f16",
+            "demo_w4f16.bmodel",
+            Options(256, "w4f16", history=True, chunk_tokens=64, keep_kernel=False),
+        ),
+    }
+
+
+def build(variant: Variant, environment: Environment) -> Path:
+    """Compile one variant and replace its model directory's files; returns the bmodel's path."""
+    work = Path(tempfile.mkdtemp(prefix="tpuserve-demo-"))
+    try:
+        source = work / "source"
+        source.mkdir()
+        (source / "config.json").symlink_to(HERE / "config" / "config.json")
+        (source / "model.safetensors").symlink_to(HERE / "weights" / "model.safetensors")
+        checkpoint = Checkpoint.open(source)
+        (work / "compile").mkdir()
+        bmodel = convert(checkpoint, variant.options, environment, work / "compile")
+        write_model_directory(variant.directory, bmodel, checkpoint, variant.layout)
+    finally:
+        shutil.rmtree(work)
+    return variant.directory / variant.layout.bmodel_name
+
+
+def main() -> int:
+    known = variants()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("variant", nargs="*", help=f"of {', '.join(known)} (default: all)")
+    chosen = parser.parse_args().variant or list(known)
+    unknown = [name for name in chosen if name not in known]
+    if unknown:
+        parser.error(f"unknown variant {unknown[0]}; known: {', '.join(known)}")
+    environment = default_environment()
+    try:
+        environment.prepare()
+        for name in chosen:
+            bmodel = build(known[name], environment)
+            print(f"{name}: {bmodel} {bmodel.stat().st_size / 1e6:.2f} MB", flush=True)
+    except CompileError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
