@@ -25,7 +25,7 @@ std::vector<Candidate> fully_sorted(const Row& row) {
   return all;
 }
 
-// The definition of the filters, on a full sort and in double precision.
+// The definition of the filters, on a full sort and in double precision; best first.
 std::vector<std::int32_t> reference(const Row& row, const SamplingParams& params) {
   std::vector<Candidate> sorted = fully_sorted(row);
   if (params.top_k > 0 && static_cast<std::size_t>(params.top_k) < sorted.size()) {
@@ -87,7 +87,12 @@ TEST(CandidatesTest, FiltersFollowTheirDefinition) {
         params.top_p = c.top_p;
         params.min_p = c.min_p;
         params.temperature = c.temperature;
-        const auto got = tokens(filter(row.data(), row.size(), params));
+        std::vector<Candidate> kept = filter(row.data(), row.size(), params);
+        EXPECT_TRUE(std::is_sorted(
+            kept.begin(), kept.end(),
+            [](const Candidate& a, const Candidate& b) { return a.token < b.token; }));
+        std::sort(kept.begin(), kept.end(), better);
+        const auto got = tokens(kept);
         const auto wanted = reference(row, params);
         // Sums in float and in double may differ by one token at the cut.
         EXPECT_NEAR(static_cast<double>(got.size()), static_cast<double>(wanted.size()), 1)
@@ -109,6 +114,15 @@ TEST(CandidatesTest, TopPKeepsTheFewestThatReachTheShare) {
     EXPECT_EQ(filter(row.data(), row.size(), params).size(), static_cast<std::size_t>(kept))
         << share;
   }
+}
+
+TEST(CandidatesTest, ANucleusOfEqualsTakesTheLowestIds) {
+  const Row row(1000, 2.5F);
+  SamplingParams params;
+  params.top_p = 0.2495;
+  const auto kept = tokens(filter(row.data(), row.size(), params));
+  ASSERT_EQ(kept.size(), 250U);
+  EXPECT_EQ(kept.back(), 249);
 }
 
 TEST(CandidatesTest, SomethingIsAlwaysLeft) {

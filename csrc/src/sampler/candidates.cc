@@ -1,6 +1,7 @@
 #include "candidates.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "softmax.h"
@@ -11,49 +12,86 @@ namespace {
 
 using Candidates = std::vector<Candidate>;
 
-// Candidates that sort themselves as far as they are read.
-class LazilySorted {
- public:
-  explicit LazilySorted(Candidates& candidates) : candidates_(candidates) {}
+bool by_id(const Candidate& a, const Candidate& b) { return a.token < b.token; }
 
-  const Candidate& operator[](std::size_t i) {
-    if (i >= sorted_) sort_more(i);
-    return candidates_[i];
+// Sums of weights by their leading bits. Positive floats order as their bits do, so a bin with a
+// higher key holds higher weights.
+class WeightHistogram {
+ public:
+  static constexpr std::size_t kBins = 2048;
+
+  void add(std::uint32_t key, float weight) { sums_[key] += static_cast<double>(weight); }
+
+  // Adds bins to `sum` from the highest key down while they stay below `goal`; returns the key of
+  // the bin that reaches it, 0 when none does.
+  std::uint32_t descend(double goal, double& sum) const {
+    std::uint32_t key = kBins - 1;
+    for (; key > 0 && sum + sums_[key] < goal; --key) sum += sums_[key];
+    return key;
   }
 
  private:
-  void sort_more(std::size_t i) {
-    const std::size_t end = std::min(candidates_.size(), std::max(2 * i, std::size_t{128}));
-    const auto begin = candidates_.begin();
-    const auto from = begin + static_cast<std::ptrdiff_t>(sorted_);
-    const auto to = begin + static_cast<std::ptrdiff_t>(end);
-    if (end < candidates_.size()) std::nth_element(from, to, candidates_.end(), better);
-    std::sort(from, to, better);
-    sorted_ = end;
-  }
-
-  Candidates& candidates_;
-  std::size_t sorted_ = 0;
+  std::array<double, kBins> sums_{};
 };
 
-Candidates all_above(const float* row, std::size_t count, float lowest) {
+// The fewest best whose weights reach `share` of all, in the order of ids. Two histograms narrow
+// the cut down to weights that agree in their leading 23 bits; only those are sorted.
+Candidates nucleus(const float* row, std::size_t count, double share, float top, float scale) {
+  constexpr unsigned kCoarse = 20;  // exponent and three bits of the fraction
+  constexpr unsigned kFine = 9;     // eleven bits more
+  constexpr std::uint32_t kFineMask = WeightHistogram::kBins - 1;
+  const Weights weights(row, count, top, scale);
+  const double goal = share * weights.sum();
+  double sum = 0;
+  WeightHistogram coarse;
+  weights.for_each([&](std::size_t, float w) { coarse.add(float_to_bits(w) >> kCoarse, w); });
+  const std::uint32_t coarse_cut = coarse.descend(goal, sum);
+  WeightHistogram fine;
+  weights.for_each([&](std::size_t, float w) {
+    if (float_to_bits(w) >> kCoarse != coarse_cut) return;
+    fine.add((float_to_bits(w) >> kFine) & kFineMask, w);
+  });
+  const std::uint32_t cut = (coarse_cut << (kCoarse - kFine)) | fine.descend(goal, sum);
+
+  Candidates kept;
+  Candidates border;
+  weights.for_each([&](std::size_t i, float w) {
+    const std::uint32_t key = float_to_bits(w) >> kFine;
+    if (key < cut) return;
+    (key > cut ? kept : border).push_back({row[i], static_cast<std::int32_t>(i)});
+  });
+  std::sort(border.begin(), border.end(), better);
+  std::size_t taken = 0;
+  while (taken < border.size() && (sum < goal || kept.size() + taken == 0)) {
+    sum += static_cast<double>(exp_nonpositive((border[taken++].logit - top) * scale));
+  }
+  border.resize(taken);
+  std::sort(border.begin(), border.end(), by_id);
+  const auto middle = static_cast<std::ptrdiff_t>(kept.size());
+  kept.insert(kept.end(), border.begin(), border.end());
+  std::inplace_merge(kept.begin(), kept.begin() + middle, kept.end(), by_id);
+  return kept;
+}
+
+// The same cut for candidates that are sorted, best first.
+void cut_sorted(Candidates& sorted, double share, float top, float scale) {
+  const auto weight = [&](const Candidate& candidate) {
+    return static_cast<double>(exp_nonpositive((candidate.logit - top) * scale));
+  };
+  double total = 0;
+  for (const Candidate& candidate : sorted) total += weight(candidate);
+  double sum = 0;
+  std::size_t kept = 0;
+  while (kept < sorted.size() && sum < share * total) sum += weight(sorted[kept++]);
+  sorted.resize(std::max(kept, std::size_t{1}));
+}
+
+Candidates all_of(const float* row, std::size_t count, float lowest) {
   Candidates result;
   for (std::size_t i = 0; i < count; ++i) {
     if (row[i] >= lowest) result.push_back({row[i], static_cast<std::int32_t>(i)});
   }
   return result;
-}
-
-// Cuts after the fewest best whose weights reach `share` of `total`.
-void cut_top_p(Candidates& candidates, double share, double total, float top, float scale) {
-  LazilySorted sorted(candidates);
-  double sum = 0;
-  std::size_t kept = 0;
-  while (kept < candidates.size() && sum < share * total) {
-    sum += static_cast<double>(exp_nonpositive((sorted[kept].logit - top) * scale));
-    ++kept;
-  }
-  candidates.resize(std::max(kept, std::size_t{1}));
 }
 
 }  // namespace
@@ -80,34 +118,24 @@ Candidates best_of(const float* row, std::size_t count, std::size_t k) {
 Candidates filter(const float* row, std::size_t count, const SamplingParams& params) {
   const float scale = scale_of(params.temperature);
   const float top = highest(row, count);
-  const auto k = static_cast<std::size_t>(params.top_k);
   // min-p as a limit on logits: p >= m * p_best  <=>  (l - top) / T >= ln m.
   const double reach = params.min_p > 0 ? std::log(params.min_p) * params.temperature : 0;
   const float lowest = params.min_p > 0 ? top + static_cast<float>(reach) : -INFINITY;
+  const auto k = static_cast<std::size_t>(params.top_k);
 
   Candidates candidates;
   if (k > 0 && k < count) {
     candidates = best_of(row, count, k);
-    if (params.top_p < 1) {
-      double total = 0;
-      for (const Candidate& candidate : candidates) {
-        total += static_cast<double>(exp_nonpositive((candidate.logit - top) * scale));
-      }
-      cut_top_p(candidates, params.top_p, total, top, scale);
-    }
+    if (params.top_p < 1) cut_sorted(candidates, params.top_p, top, scale);
+    std::sort(candidates.begin(), candidates.end(), by_id);
   } else if (params.top_p < 1) {
-    const double total = sum_of_exponentials(row, count, top, scale);
-    // Tokens below (1 - p) / count of the mass have less than 1 - p together: not one is needed.
-    // One tenth of that leaves room for rounding.
-    const double needless = 0.1 * (1 - params.top_p) / static_cast<double>(count) * total;
-    const auto needed = static_cast<float>(std::log(needless) * params.temperature);
-    candidates = all_above(row, count, top + needed);
-    cut_top_p(candidates, params.top_p, total, top, scale);
+    candidates = nucleus(row, count, params.top_p, top, scale);
   } else {
-    candidates = all_above(row, count, lowest);
-    std::sort(candidates.begin(), candidates.end(), better);
+    return all_of(row, count, lowest);
   }
-  while (candidates.size() > 1 && candidates.back().logit < lowest) candidates.pop_back();
+  const auto hopeless = [lowest](const Candidate& candidate) { return candidate.logit < lowest; };
+  candidates.erase(std::remove_if(candidates.begin(), candidates.end(), hopeless),
+                   candidates.end());
   return candidates;
 }
 

@@ -13,7 +13,7 @@ struct Candidate {
   std::int32_t token;
 };
 
-// Best first: higher logit, then lower id.
+// Higher logit first, then lower id.
 inline bool better(const Candidate& a, const Candidate& b) {
   return a.logit != b.logit ? a.logit > b.logit : a.token < b.token;
 }
@@ -21,7 +21,8 @@ inline bool better(const Candidate& a, const Candidate& b) {
 // The k best of a row, best first, without sorting the rest.
 std::vector<Candidate> best_of(const float* row, std::size_t count, std::size_t k);
 
-// The tokens that top-k, top-p and min-p leave, best first. At least one of the filters is on.
+// The tokens that top-k, top-p and min-p leave, in the order of ids; never none. At least one of
+// the filters is on.
 std::vector<Candidate> filter(const float* row, std::size_t count, const SamplingParams& params);
 
 }  // namespace tpuserve::sampler

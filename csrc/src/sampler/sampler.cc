@@ -29,44 +29,23 @@ std::int32_t argmax(const float* row, std::size_t count) {
 // The token at `share` of the row's probability, counted in the order of ids.
 std::int32_t draw_unfiltered(const float* row, std::size_t count, double temperature,
                              double share) {
-  const float scale = scale_of(temperature);
-  const float top = highest(row, count);
-  const double goal = share * sum_of_exponentials(row, count, top, scale);
-  double sum = 0;
-  std::size_t last = 0;  // rounding may leave the sum just below the goal
-  for (std::size_t i = 0; i < count; ++i) {
-    const float weight = exp_nonpositive((row[i] - top) * scale);
-    if (weight == 0.0F) continue;
-    sum += static_cast<double>(weight);
-    last = i;
-    if (sum > goal) break;
-  }
-  return static_cast<std::int32_t>(last);
+  const Weights weights(row, count, highest(row, count), scale_of(temperature));
+  return static_cast<std::int32_t>(weights.index_at(share * weights.sum()));
 }
 
+// The same among candidates, which are in the order of ids.
 std::int32_t draw_candidate(const std::vector<Candidate>& candidates, double temperature,
                             double share) {
-  const float scale = scale_of(temperature);
-  const float top = candidates.front().logit;
-  double total = 0;
-  for (const Candidate& candidate : candidates) {
-    total += static_cast<double>(exp_nonpositive((candidate.logit - top) * scale));
-  }
-  double sum = 0;
-  std::int32_t last = candidates.front().token;
-  for (const Candidate& candidate : candidates) {
-    const float weight = exp_nonpositive((candidate.logit - top) * scale);
-    if (weight == 0.0F) break;
-    sum += static_cast<double>(weight);
-    last = candidate.token;
-    if (sum > share * total) break;
-  }
-  return last;
+  std::vector<float> logits;
+  logits.reserve(candidates.size());
+  for (const Candidate& candidate : candidates) logits.push_back(candidate.logit);
+  const auto drawn = draw_unfiltered(logits.data(), logits.size(), temperature, share);
+  return candidates[static_cast<std::size_t>(drawn)].token;
 }
 
 void report_logprobs(const float* row, std::size_t count, int best, Sampled& sampled) {
   const float top = highest(row, count);
-  const double log_sum = std::log(sum_of_exponentials(row, count, top, 1.0F));
+  const double log_sum = std::log(Weights(row, count, top, 1.0F).sum());
   const auto logprob = [&](float logit) {
     return static_cast<float>(static_cast<double>(logit - top) - log_sum);
   };

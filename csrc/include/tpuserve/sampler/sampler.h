@@ -10,7 +10,9 @@
 //   7. top-k: the k highest; equals by id, lowest first
 //   8. top-p: of these, the fewest highest whose probabilities sum to at least p
 //   9. min-p: of these, those with at least min_p times the probability of the best
-//  10. one of them by its probability, with uniform(seed, number of completion tokens)
+//  10. one of them by its probability, at uniform(seed, number of completion tokens) of their sum
+//  in the
+//      order of ids
 // The result is a function of row, parameters, tokens so far; nothing else.
 #pragma once
 
