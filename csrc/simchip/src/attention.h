@@ -15,6 +15,8 @@ class Attention {
   // A row that is in the cache. Hidden rows add nothing, but NaN in them spreads all the same.
   void add(const unsigned char* k, const unsigned char* v, std::uint64_t row, bool visible);
 
+  void add_nan() { nan_ = true; }
+
   std::uint64_t sum() const { return sum_; }
   bool nan() const { return nan_; }
 

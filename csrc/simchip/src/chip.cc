@@ -22,8 +22,8 @@ const Fault* Chip::count_launch(const std::string& net) {
   ++launches_;
   const std::uint64_t of_net = ++launches_of_net_[net];
   for (const Fault& fault : profile_.faults) {
-    const bool now = fault.net.empty() ? fault.launch == launches_
-                                       : fault.net == net && fault.launch == of_net;
+    const bool now =
+        fault.net.empty() ? fault.launch == launches_ : fault.net == net && fault.launch == of_net;
     if (now) return &fault;
   }
   return nullptr;
@@ -66,12 +66,7 @@ bool Chip::in_use(std::uint64_t address, std::uint64_t bytes, bool writes_only) 
   return false;
 }
 
-bool Chip::used_by_other_thread() const {
-  for (const auto& [thread, pending] : pending_) {
-    if (thread != std::this_thread::get_id() && !pending.uses.empty()) return true;
-  }
-  return false;
-}
+bool Chip::has_pending(std::thread::id thread) const { return pending_.count(thread) != 0; }
 
 Chip::Wait Chip::begin_wait() {
   Wait wait{busy_until_};

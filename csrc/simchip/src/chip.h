@@ -28,7 +28,7 @@ class Chip {
   explicit Chip(const Profile& profile);
 
   Memory memory;
-  bool faulty = false;       // status Fault: every call fails
+  bool faulty = false;        // status Fault: every call fails
   bool nan_injected = false;  // by a fault: NaN in memory is no surprise from then on
 
   // Counts a launch of the net; the fault that is planned for it, or null.
@@ -42,8 +42,8 @@ class Chip {
 
   // Whether a launch that nobody has waited for reads (unless `writes_only`) or writes the range.
   bool in_use(std::uint64_t address, std::uint64_t bytes, bool writes_only) const;
-  // A thread other than this one that has launches it has not waited for.
-  bool used_by_other_thread() const;
+  // Whether the thread has launches that it has not waited for.
+  bool has_pending(std::thread::id thread) const;
 
   // What this thread's wait comes to: the time until which it lasts and a hang, if there is one.
   struct Wait {

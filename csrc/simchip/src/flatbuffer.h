@@ -22,7 +22,7 @@ class FlatTable {
 
   std::uint32_t u32(int field) const;
   std::uint64_t u64(int field) const;
-  std::string blob(int field) const;                    // a string or a vector of bytes
+  std::string blob(int field) const;                     // a string or a vector of bytes
   std::uint64_t struct_u64(int field, int index) const;  // of a struct of 64-bit numbers
   std::vector<std::uint64_t> u64s(int field) const;
   std::vector<FlatTable> tables(int field) const;  // also one table: 0 or 1 elements by `table`

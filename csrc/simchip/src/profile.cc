@@ -37,8 +37,7 @@ std::function<void(const TomlValue&)> into(double& target) {
 std::int64_t whole(const TomlValue& value, std::int64_t least, std::int64_t most) {
   const std::int64_t number = value.integer();
   if (number < least || number > most) {
-    fail(value.line,
-         "expected " + std::to_string(least) + " to " + std::to_string(most));
+    fail(value.line, "expected " + std::to_string(least) + " to " + std::to_string(most));
   }
   return number;
 }
@@ -66,9 +65,8 @@ void read_chip(const TomlSection& section, Profile& profile) {
           into(watts)(v);
           profile.power_watts = static_cast<float>(watts);
         }},
-       {"clock_mhz", [&](const TomlValue& v) {
-          profile.clock_mhz = static_cast<int>(whole(v, 1, kIntMax));
-        }}});
+       {"clock_mhz",
+        [&](const TomlValue& v) { profile.clock_mhz = static_cast<int>(whole(v, 1, kIntMax)); }}});
 }
 
 void read_net_cost(const TomlSection& section, NetCost& cost) {
@@ -110,9 +108,9 @@ Fault read_fault(const TomlSection& section) {
 
 const std::map<std::string, NetKind>& kinds_by_name() {
   static const std::map<std::string, NetKind> kKinds = {
-      {"embedding", NetKind::kEmbedding},     {"block", NetKind::kBlock},
-      {"block_kv", NetKind::kBlockKv},        {"block_cache", NetKind::kBlockCache},
-      {"lm_head", NetKind::kHead},            {"greedy_head", NetKind::kGreedyHead}};
+      {"embedding", NetKind::kEmbedding}, {"block", NetKind::kBlock},
+      {"block_kv", NetKind::kBlockKv},    {"block_cache", NetKind::kBlockCache},
+      {"lm_head", NetKind::kHead},        {"greedy_head", NetKind::kGreedyHead}};
   return kKinds;
 }
 
@@ -122,8 +120,8 @@ void read_table(const TomlSection& section, Profile& profile) {
   if (section.name == "chip") return read_chip(section, profile);
   if (section.name == "latency") return read_section(section, {{"scale", into(profile.scale)}});
   if (section.name == "latency.copy") {
-    return read_section(section, {{"copy_us", into(profile.copy_us)},
-                                  {"gb_per_s", into(profile.copy_gb_per_s)}});
+    return read_section(
+        section, {{"copy_us", into(profile.copy_us)}, {"gb_per_s", into(profile.copy_gb_per_s)}});
   }
   if (section.name == "fault" && section.element) {
     profile.faults.push_back(read_fault(section));

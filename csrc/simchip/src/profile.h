@@ -37,7 +37,7 @@ enum class FaultKind {
 };
 
 struct Fault {
-  std::string net;          // empty: any
+  std::string net;           // empty: any
   std::uint64_t launch = 0;  // of matching nets on a chip, counted from 1 in a process
   FaultKind kind = FaultKind::kFail;
   double seconds = 0;  // of a hang; 0 is for ever

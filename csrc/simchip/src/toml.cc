@@ -150,8 +150,8 @@ class Parser {
     for (const char c : word) {
       if (c != '_') digits += c;
     }
-    const bool known = !digits.empty() && digits.find_first_not_of("+-.0123456789eE") ==
-                                              std::string::npos;
+    const bool known =
+        !digits.empty() && digits.find_first_not_of("+-.0123456789eE") == std::string::npos;
     if (!known) fail(line_, "expected a value, not '" + word + "'");
     char* end = nullptr;
     errno = 0;
@@ -174,9 +174,7 @@ class Parser {
 
 bool TomlValue::boolean() const { return expect<bool>(*this, "true or false"); }
 
-std::int64_t TomlValue::integer() const {
-  return expect<std::int64_t>(*this, "an integer");
-}
+std::int64_t TomlValue::integer() const { return expect<std::int64_t>(*this, "an integer"); }
 
 double TomlValue::number() const {
   const auto* whole = std::get_if<std::int64_t>(&value);

@@ -32,6 +32,14 @@ std::string find_file(const std::filesystem::path& directory,
   throw LibraryError("no " + wanted + " in " + directory.string());
 }
 
+// The simulated chip is both libraries in one file.
+std::string find_library(const std::filesystem::path& directory,
+                         const std::vector<std::string>& names) {
+  const std::filesystem::path simchip = directory / "libsimchip.so";
+  std::error_code ignored;
+  return std::filesystem::exists(simchip, ignored) ? simchip.string() : find_file(directory, names);
+}
+
 void* open_library(const std::string& path) {
   // RTLD_NODELETE: the vendor's threads and exit handlers must find their code until the end.
   void* handle = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
@@ -67,8 +75,8 @@ Library::~Library() = default;
 
 std::shared_ptr<Library> Library::load(const std::string& directory, bool emulator) {
   const std::string root = absolute_directory(directory);
-  const std::string bmlib_path = find_file(root, {"libbmlib.so.0", "libbmlib.so"});
-  const std::string bmrt_path = find_file(root, {"libbmrt.so.1.0", "libbmrt.so"});
+  const std::string bmlib_path = find_library(root, {"libbmlib.so.0", "libbmlib.so"});
+  const std::string bmrt_path = find_library(root, {"libbmrt.so.1.0", "libbmrt.so"});
   // libbmrt needs libbmlib by name: what is loaded first is what it gets.
   void* bmlib = open_library(bmlib_path);
   if (emulator) {
