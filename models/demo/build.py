@@ -11,7 +11,7 @@ import argparse
 import shutil
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from compiler.checkpoint import Checkpoint
@@ -33,16 +33,17 @@ class Variant:
 
 
 def _fixture(kind: str, bmodel_name: str, options: Options) -> Variant:
-    layout = Layout(f"tpuserve-demo-{kind}", bmodel_name, slots=2, shared_config=SHARED_CONFIG)
+    slots = max(2, options.batch)
+    layout = Layout(f"tpuserve-demo-{kind}", bmodel_name, slots, shared_config=SHARED_CONFIG)
     return Variant(FIXTURES / kind, layout, options)
 
 
 def variants() -> dict[str, Variant]:
     """What is built, by name; the fixtures exist so that tests meet every kind of net."""
-    chunked = {"seq_tokens": 512, "history": True, "chunk_tokens": 64, "keep_kernel": False}
+    chunked = Options(512, history=True, chunk_tokens=64, keep_kernel=False)
     layout = Layout("tpuserve-demo", "demo_f16.bmodel", slots=4, shared_config="config")
     return {
-        "demo": Variant(HERE, layout, Options(**chunked)),
+        "demo": Variant(HERE, layout, chunked),
         "static": _fixture(
             "static",
             "demo_f16_static.bmodel",
@@ -53,9 +54,7 @@ def variants() -> dict[str, Variant]:
             "demo_f16_dynamic.bmodel",
             Options(seq_tokens=512, max_input_tokens=256, dynamic=True, keep_kernel=False),
         ),
-        "argmax": _fixture(
-            "argmax", "demo_f16_argmax.bmodel", Options(**chunked, argmax_head=True)
-        ),
+        "argmax": _fixture("argmax", "demo_f16_argmax.bmodel", replace(chunked, argmax_head=True)),
         "bf16": _fixture(
             "bf16",
             "demo_bf16.bmodel",
@@ -65,6 +64,19 @@ def variants() -> dict[str, Variant]:
             "w4f16",
             "demo_w4f16.bmodel",
             Options(256, "w4f16", history=True, chunk_tokens=64, keep_kernel=False),
+        ),
+        "batch4": _fixture(
+            "batch4",
+            "demo_f16_batch4.bmodel",
+            Options(
+                256,
+                history=True,
+                chunk_tokens=64,
+                keep_kernel=False,
+                batch=4,
+                lengths_tokens=(32,),
+                head="w8f16",
+            ),
         ),
     }
 

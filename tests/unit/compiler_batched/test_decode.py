@@ -14,8 +14,8 @@ from tpuserve import model_dir
 
 FIXTURE = Path(__file__).resolve().parents[2] / "fixtures" / "models" / "batch4"
 LAYERS, SLOTS, CHUNK, VOCAB, ROW_ELEMENTS = 3, 4, 64, 1024, 64
-LENGTHS = (5, 17, 60, 33)
-FULL, SHORT, ONE, ONE_SHORT = (4, 256), (4, 64), (1, 256), (1, 64)
+FULL, SHORT, ONE, ONE_SHORT = (4, 256), (4, 32), (1, 256), (1, 32)
+LONG_TEXTS, SHORT_TEXTS = (5, 17, 60, 33), (5, 17, 30, 32)
 MASKED = -10000.0
 
 
@@ -117,10 +117,13 @@ def model(nets: Nets) -> Model:
     return fresh
 
 
-def texts(seed: int = 0) -> list[list[int]]:
+def texts(lengths: tuple[int, ...] = SHORT_TEXTS, seed: int = 0) -> dict[int, list[int]]:
     """For every slot the tokens that it holds and one more."""
     draw = np.random.default_rng(seed)
-    return [[int(i) for i in draw.integers(3, VOCAB, length + 1)] for length in LENGTHS]
+    return {
+        slot: [int(i) for i in draw.integers(3, VOCAB, length + 1)]
+        for slot, length in enumerate(lengths)
+    }
 
 
 def cosine(a: Array, b: Array) -> float:
@@ -135,11 +138,11 @@ def fill(model: Model, held: dict[int, list[int]]) -> dict[int, int]:
     return {slot: ids[-1] for slot, ids in held.items()}
 
 
-@pytest.mark.parametrize("variant", [FULL, SHORT])
+@pytest.mark.parametrize(("variant", "lengths"), [(FULL, LONG_TEXTS), (SHORT, SHORT_TEXTS)])
 def test_slots_of_different_lengths_agree_with_prefill(
-    model: Model, variant: tuple[int, int]
+    model: Model, variant: tuple[int, int], lengths: tuple[int, ...]
 ) -> None:
-    held = dict(enumerate(texts()))
+    held = texts(lengths)
     logits = model.step(fill(model, held), variant)
     for slot, ids in held.items():
         expected = model.prefill(ids)
@@ -148,9 +151,9 @@ def test_slots_of_different_lengths_agree_with_prefill(
 
 
 def test_a_row_has_the_same_bits_whoever_shares_the_step(model: Model) -> None:
-    held = dict(enumerate(texts()))
+    held = texts(LONG_TEXTS)
     together = model.step(fill(model, held), FULL)
-    strangers = dict(enumerate(texts(seed=1)))
+    strangers = texts(LONG_TEXTS, seed=1)
     for slot, ids in held.items():
         model.poison(-3.0)
         alone = model.step(fill(model, {slot: ids}), FULL)[slot]
@@ -171,7 +174,7 @@ def test_a_row_has_the_same_bits_in_every_slot(model: Model) -> None:
 
 
 def test_a_shorter_variant_has_the_same_bits(model: Model) -> None:
-    held = dict(enumerate(texts()))
+    held = texts()
     full = model.step(fill(model, held), FULL)
     model.poison(2.0)
     np.testing.assert_array_equal(model.step(fill(model, held), SHORT), full)
@@ -188,18 +191,18 @@ def test_one_row_agrees_with_four(model: Model, variant: tuple[int, int]) -> Non
 
 
 def test_a_step_writes_one_row_behind_the_length_of_its_computing_slots(model: Model) -> None:
-    held = dict(enumerate(texts()))
+    held = texts()
     tokens = fill(model, held)
     before = [model.kv_rows(slot) for slot in range(SLOTS)]
     model.step({0: tokens[0]}, SHORT)
     for slot in range(SLOTS):
         changed = np.flatnonzero((model.kv_rows(slot) != before[slot]).any(axis=(0, 2)))
-        # Row 64 is scratch of every slot that the variant computes; row 5 is slot 0's new token.
-        assert changed.tolist() == ([5, 64] if slot == 0 else [64]), slot
+        # Row 32 is scratch of every slot that the variant computes; row 5 is slot 0's new token.
+        assert changed.tolist() == ([5, 32] if slot == 0 else [32]), slot
 
 
 def test_slots_above_a_variants_rows_stay_as_they_are(model: Model) -> None:
-    held = dict(enumerate(texts()))
+    held = texts()
     tokens = fill(model, held)
     before = [model.kv_rows(slot) for slot in range(SLOTS)]
     model.step({0: tokens[0]}, ONE_SHORT)

@@ -14,7 +14,7 @@ from tpuserve.bmodel.model import Bmodel, Net, Variant
 FIXTURE = Path(__file__).resolve().parents[2] / "fixtures" / "models" / "batch4"
 SLOTS, LAYERS, HIDDEN, KV_HEADS, HEAD_DIM, VOCAB = 4, 3, 128, 2, 32, 1024
 ROW_BYTES = KV_HEADS * HEAD_DIM * 2
-VARIANTS = [(4, 256), (4, 64), (1, 256), (1, 64)]
+VARIANTS = [(4, 256), (4, 32), (1, 256), (1, 32)]
 
 
 @pytest.fixture(scope="module")
