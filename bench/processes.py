@@ -134,6 +134,9 @@ class Stack:
             for each in self.services:
                 each.process.suspend()
                 resume.callback(each.process.resume)
+            # SIGSTOP takes effect when a process is next about to run.
+            while any(each.process.status() != psutil.STATUS_STOPPED for each in self.services):
+                time.sleep(_POLL_S)
             yield
 
 
