@@ -39,6 +39,19 @@ class ModelShape:
     argmax: bool
     features: tuple[str, ...]
 
+    @property
+    def history(self) -> bool:
+        """Whether prefill may continue behind tokens that a slot holds."""
+        return "history" in self.features
+
+
+@dataclass(frozen=True, slots=True)
+class SavedRows:
+    """A slot's KV rows in host memory; `data`, uint8 [n], is the engine's own format."""
+
+    tokens: int
+    data: NDArray[np.uint8]
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
@@ -141,6 +154,19 @@ class Engine(Protocol):
 
     def sample(self, rows: Rows, samplers: Sequence[Sampler]) -> Sequence[Sampled]:
         """Draw one token per row and append it to its sampler."""
+
+    @property
+    def kv_row_bytes(self) -> int:
+        """Host memory that one saved KV row takes, over all layers."""
+
+    def copy_prefix(self, source: int, target: int, tokens: int) -> None:
+        """Make KV rows [0, tokens) of source all that target holds; source may be the target."""
+
+    def save(self, slot: int) -> SavedRows:
+        """The slot's KV rows, bit for bit; the slot keeps them."""
+
+    def restore(self, slot: int, saved: SavedRows) -> None:
+        """Make the saved rows, of any slot of this engine, all that the slot holds."""
 
     def free(self, slot: int) -> None: ...
     def chip_reading(self, chip: int) -> ChipReading: ...

@@ -5,6 +5,10 @@ after the prompt 1, 2, 3 come 6 + 3 = 9, then 15 + 4 = 19, then 34 + 5 = 39. Whe
 samples (temperature above 0), the n-th completion token is n times the seed more, n from 1: with
 seed 5 come 9 + 5 = 14, then 20 + 4 + 10 = 34. A lost, doubled or foreign token changes all that
 follow. The logprob of a token is -1, of the n-th best beside it (the ids after it) -1 - n.
+
+Each KV row also has bits that tell how it came about: by which launch (a chunk's start and length,
+or a decode step), over which rows before it. `FakeSampled.bits` digests those of all rows, as the
+last bits of real logits do: two runs agree on it only if each row was made in the same way.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ from device_svc.engine_api import (
     Sampled,
     Sampler,
     Sampling,
+    SavedRows,
 )
 
 
@@ -38,11 +43,17 @@ def expected_tokens(
     return ids[len(prompt_ids) :]
 
 
+# Small enough that the digest of a context's rows does not overflow.
+_PRIME = 1_000_003
+_WEIGHTS = np.arange(1, 1 << 16, dtype=np.int64) * 7919 % _PRIME
+
+
 @dataclass(frozen=True, slots=True)
 class FakeSampled:
     token: int
     logprob: float | None
     top: tuple[tuple[int, float], ...]
+    bits: int
 
 
 class FakeSampler:
@@ -57,13 +68,43 @@ class FakeSampler:
     def accept(self, token: int) -> None:
         self.generated += 1
 
-    def draw(self, row: int) -> FakeSampled:
+    def draw(self, row: Sequence[int]) -> FakeSampled:
+        """row: the sum and the bits of a slot."""
         self.generated += 1
-        token = (row + self.generated * self._seed) % self._vocab_size
+        token = (row[0] + self.generated * self._seed) % self._vocab_size
         if self._best is None:
-            return FakeSampled(token, None, ())
+            return FakeSampled(token, None, (), row[1])
         top = tuple(((token + n) % self._vocab_size, -1.0 - n) for n in range(1, self._best + 1))
-        return FakeSampled(token, -1.0, top)
+        return FakeSampled(token, -1.0, top, row[1])
+
+
+class FakeKv:
+    """The rows of one slot: ids and bits, int64 [context]; rows at `length` and above are dirt."""
+
+    def __init__(self, context_length: int) -> None:
+        self.ids = np.full(context_length, 7777, dtype=np.int64)
+        self.bits = np.full(context_length, 7777, dtype=np.int64)
+        self.length = 0
+
+    def write(self, ids: NDArray[np.int32], position: int, *, launch: int) -> None:
+        """launch: what beside the rows before it decides a new row's bits."""
+        end = position + len(ids)
+        before = self.digest(position)
+        self.ids[position:end] = ids
+        self.bits[position:end] = (before * 31 + launch * 17 + self.ids[position:end]) % _PRIME
+        self.length = end
+
+    def digest(self, length: int) -> int:
+        return int((self.bits[:length] * _WEIGHTS[:length]).sum() % _PRIME)
+
+    def copy(self, source: FakeKv, tokens: int) -> None:
+        self.ids[:tokens] = source.ids[:tokens]
+        self.bits[:tokens] = source.bits[:tokens]
+        self.length = tokens
+
+    def row(self, vocab_size: int) -> tuple[int, int]:
+        total = int(self.ids[: self.length].sum()) + self.length
+        return total % vocab_size, self.digest(self.length)
 
 
 class FakeEngine:
@@ -71,7 +112,8 @@ class FakeEngine:
 
     launch_s: how long a prefill or decode launch sleeps. fail_at: number of the launch that fails,
     counted from 1. before_launch: called at the start of every launch, to hold the engine still.
-    refuse_id: a token id that decode refuses, as a slot-specific error.
+    history: whether prefill may continue behind tokens. refuse_id: a token id that decode refuses,
+    as a slot-specific error.
     """
 
     def __init__(
@@ -83,6 +125,7 @@ class FakeEngine:
         chunk_tokens: int = 64,
         vocab_size: int = 1024,
         argmax: bool = False,
+        history: bool = True,
         launch_s: float = 0.0,
         fail_at: int | None = None,
         refuse_id: int | None = None,
@@ -90,14 +133,15 @@ class FakeEngine:
     ) -> None:
         self._shape = ModelShape(
             context_length=context_length,
-            max_prompt_length=context_length - 1,
+            max_prompt_length=context_length - 1 if history else chunk_tokens,
             prefill_chunk_tokens=chunk_tokens,
             vocab_size=vocab_size,
             argmax=argmax,
-            features=("argmax-head", "history") if argmax else ("history", "logits"),
+            features=tuple(
+                sorted(["argmax-head" if argmax else "logits", *(["history"] if history else [])])
+            ),
         )
-        self._sums = [0] * slots
-        self._lengths = [0] * slots
+        self._kv = [FakeKv(context_length) for _ in range(slots)]
         self._decode_rows = decode_rows or slots
         self._launch_s = launch_s
         self._fail_at = fail_at
@@ -117,7 +161,7 @@ class FakeEngine:
 
     @property
     def slots(self) -> int:
-        return len(self._sums)
+        return len(self._kv)
 
     @property
     def decode_rows(self) -> int:
@@ -128,7 +172,7 @@ class FakeEngine:
         return self._launches
 
     def length(self, slot: int) -> int:
-        return self._lengths[slot]
+        return self._kv[slot].length
 
     def prefill(
         self, slot: int, ids: NDArray[np.int32], position: int, *, last: bool
@@ -136,14 +180,13 @@ class FakeEngine:
         self._check_thread()
         if not 1 <= len(ids) <= self._shape.prefill_chunk_tokens:
             raise ValueError(f"{len(ids)} ids in a chunk of {self._shape.prefill_chunk_tokens}")
-        if position != self._lengths[slot] and position != 0:
-            raise ValueError(f"position {position} is not at the end, {self._lengths[slot]}")
+        kv = self._kv[slot]
+        highest = kv.length if self._shape.history else 0
+        if not 0 <= position <= highest:
+            raise ValueError(f"position {position}: expected 0 to {highest}")
         self._check_room(slot, position + len(ids))
         self._launch()
-        if position == 0:
-            self._sums[slot] = 0
-        self._sums[slot] += int(ids.sum())
-        self._lengths[slot] = position + len(ids)
+        kv.write(ids, position, launch=position * 1000 + len(ids))
         return self._rows((slot,)) if last else None
 
     def decode(self, slots: Sequence[int], ids: NDArray[np.int32]) -> Rows:
@@ -151,15 +194,15 @@ class FakeEngine:
         if not 1 <= len(slots) <= self._decode_rows or len(set(slots)) != len(slots):
             raise ValueError(f"slots {slots} for {self._decode_rows} rows")
         for slot, token in zip(slots, ids.tolist(), strict=True):
-            if self._lengths[slot] == 0:
+            if self._kv[slot].length == 0:
                 raise ValueError(f"slot {slot} is empty")
             if token == self._refuse_id:
                 raise ValueError(f"id {token} is refused")
-            self._check_room(slot, self._lengths[slot] + 1)
+            self._check_room(slot, self._kv[slot].length + 1)
         self._launch()
-        for slot, token in zip(slots, ids.tolist(), strict=True):
-            self._sums[slot] += token
-            self._lengths[slot] += 1
+        for index, slot in enumerate(slots):
+            kv = self._kv[slot]
+            kv.write(ids[index : index + 1], kv.length, launch=-1)
         return self._rows(slots)
 
     def sampler(self, sampling: Sampling, prompt_ids: NDArray[np.int32]) -> Sampler:
@@ -175,7 +218,31 @@ class FakeEngine:
 
     def free(self, slot: int) -> None:
         self._check_thread()
-        self._sums[slot] = self._lengths[slot] = 0
+        self._kv[slot].length = 0
+
+    @property
+    def kv_row_bytes(self) -> int:
+        return 16
+
+    def copy_prefix(self, source: int, target: int, tokens: int) -> None:
+        self._check_thread()
+        length = self._kv[source].length
+        if not 0 <= tokens <= length:
+            raise ValueError(f"{tokens} tokens: slot {source} holds {length}")
+        self._kv[target].copy(self._kv[source], tokens)
+
+    def save(self, slot: int) -> SavedRows:
+        self._check_thread()
+        kv = self._kv[slot]
+        rows = np.stack((kv.ids[: kv.length], kv.bits[: kv.length]))
+        return SavedRows(kv.length, rows.view(np.uint8).reshape(-1))
+
+    def restore(self, slot: int, saved: SavedRows) -> None:
+        self._check_thread()
+        rows = saved.data.view(np.int64).reshape(2, saved.tokens)
+        kv = self._kv[slot]
+        kv.ids[: saved.tokens], kv.bits[: saved.tokens] = rows
+        kv.length = saved.tokens
 
     def chip_reading(self, chip: int) -> ChipReading:
         """Of a chip whose driver measures nothing but the temperature."""
@@ -185,11 +252,8 @@ class FakeEngine:
         self.closed = True
 
     def _rows(self, slots: Sequence[int]) -> NDArray[np.int32]:
-        vocab_size = self._shape.vocab_size
-        return np.array(
-            [(self._sums[slot] + self._lengths[slot]) % vocab_size for slot in slots],
-            dtype=np.int32,
-        )
+        rows = [self._kv[slot].row(self._shape.vocab_size) for slot in slots]
+        return np.array(rows, dtype=np.int32)
 
     def _check_room(self, slot: int, length: int) -> None:
         if length > self._shape.context_length:
