@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "emulator_fixture.h"
+#include "runtime/symbols.h"
 #include "test_support.h"
 #include "tpuserve/errors.h"
 #include "tpuserve/runtime/bmodel.h"
@@ -130,6 +131,15 @@ TEST_F(RuntimeTest, ABmodelWhoseDescriptionIsGarbageIsRefused) {
   const std::unique_ptr<Chip> chip = Chip::open(*library_, 0);
   EXPECT_PRED2(contains, error_of<BmodelError>([&] { Bmodel(*chip, path); }),
                "garbage.bmodel: the description of the nets is damaged");
+}
+
+// The emulator says why it ends the process on standard output, which is silenced: the reason must
+// still arrive on standard error.
+TEST_F(RuntimeTest, TheEmulatorsLastWordsAreHeard) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  abi::Handle handle = nullptr;
+  EXPECT_EXIT(library_->symbols().bm_dev_request(&handle, 1), testing::ExitedWithCode(255),
+              "dev_id < max_dev_cnt");
 }
 
 TEST_F(RuntimeTest, AnIdleEmulatorSleeps) {
