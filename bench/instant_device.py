@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from device_svc.engine_api import ChipReading, ModelShape, Rows, Sampler, Sampling
+from device_svc.engine_api import ChipReading, ModelShape, Rows, Sampler, Sampling, SavedRows
 from device_svc.process import Endpoints, run_device
 from device_svc.service import DeviceConfig
 from device_svc.servicer import Identity
@@ -51,7 +51,10 @@ class Repeater:
 
 
 class InstantEngine:
-    """Implements `device_svc.engine_api.Engine`; one decode step serves every slot."""
+    """Implements `device_svc.engine_api.Engine`; one decode step serves every slot.
+
+    It keeps nothing per slot, so there is nothing to copy, save or free.
+    """
 
     def __init__(self, *, slots: int, step_s: float) -> None:
         self.shape = ModelShape(
@@ -66,6 +69,7 @@ class InstantEngine:
         self.slots = slots
         self.decode_rows = slots
         self.launches = 0
+        self.kv_row_bytes = 0
         self._step_s = step_s
 
     def prefill(
@@ -86,6 +90,15 @@ class InstantEngine:
 
     def sample(self, rows: Rows, samplers: Sequence[Sampler]) -> Sequence[Drawn]:
         return [each.next() for each in samplers if isinstance(each, Repeater)]
+
+    def copy_prefix(self, source: int, target: int, tokens: int) -> None:
+        pass
+
+    def save(self, slot: int) -> SavedRows:
+        return SavedRows(0, np.zeros(0, np.uint8))
+
+    def restore(self, slot: int, saved: SavedRows) -> None:
+        pass
 
     def free(self, slot: int) -> None:
         pass
