@@ -66,6 +66,19 @@ TEST_F(RuntimeTest, MemoryIsWrittenCopiedZeroedAndRead) {
   for (std::size_t i = 1; i < 999; ++i) ASSERT_EQ(read[i], bytes[i + 1]) << i;
 }
 
+TEST_F(RuntimeTest, AThreadThatHasSentNothingMayRead) {
+  const std::unique_ptr<Chip> chip = Chip::open(*library_, 0);
+  const DeviceMemory memory(*chip, 4);
+  const std::uint32_t sent = 4711;
+  std::uint32_t read = 0;
+  std::thread([&] {
+    chip->upload(memory.ref(), &sent, sizeof sent);
+    chip->download(&read, memory.ref(), sizeof read);
+    chip->sync();
+  }).join();
+  EXPECT_EQ(read, sent);
+}
+
 TEST_F(RuntimeTest, SizesPastTheEndNeverReachTheChip) {
   const std::unique_ptr<Chip> chip = Chip::open(*library_, 0);
   const DeviceMemory memory(*chip, 16);

@@ -116,6 +116,7 @@ void Bmodel::launch(const Net& net, const std::vector<Tensor>& inputs,
                     const std::vector<Tensor>& outputs) {
   const std::vector<abi::Tensor> in = to_abi(inputs);
   std::vector<abi::Tensor> out = to_abi(outputs);
+  chip_.mark_sender();
   std::string reason;
   bool launched = false;
   try {

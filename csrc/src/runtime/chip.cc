@@ -1,5 +1,6 @@
 #include "tpuserve/runtime/chip.h"
 
+#include <algorithm>
 #include <cfenv>
 #include <limits>
 #include <stdexcept>
@@ -74,6 +75,7 @@ void Chip::download(void* target, MemoryRef source, std::size_t bytes) {
 }
 
 void Chip::copy(MemoryRef target, MemoryRef source, std::size_t bytes) {
+  mark_sender();
   // Not bm_memcpy_d2d: that one counts in double words.
   check(symbols_.bm_memcpy_d2d_byte(handle_, to_abi(target.slice(0, bytes)), 0,
                                     to_abi(source.slice(0, bytes)), 0, bytes),
@@ -81,13 +83,24 @@ void Chip::copy(MemoryRef target, MemoryRef source, std::size_t bytes) {
 }
 
 void Chip::zero(MemoryRef target) {
+  mark_sender();
   std::uint8_t value = 0;
   constexpr int kByteMode = 1;
   check(symbols_.bm_memset_device_ext(handle_, &value, kByteMode, to_abi(target)),
         "bm_memset_device_ext", id_);
 }
 
-void Chip::sync() { check(symbols_.bm_thread_sync(handle_), "bm_thread_sync", id_); }
+void Chip::mark_sender() {
+  const std::thread::id self = std::this_thread::get_id();
+  if (std::find(senders_.begin(), senders_.end(), self) == senders_.end()) senders_.push_back(self);
+}
+
+void Chip::sync() {
+  // The emulator's libbmlib ends the process when a thread waits that has never sent anything.
+  const std::thread::id self = std::this_thread::get_id();
+  if (std::find(senders_.begin(), senders_.end(), self) == senders_.end()) return;
+  check(symbols_.bm_thread_sync(handle_), "bm_thread_sync", id_);
+}
 
 DeviceMemory::~DeviceMemory() {
   if (chip_ != nullptr) chip_->release(ref_);

@@ -3,6 +3,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
+#include <thread>
+#include <vector>
 
 #include "tpuserve/runtime/library.h"
 #include "tpuserve/runtime/tensor.h"
@@ -38,8 +41,10 @@ class Chip {
   // Chip to chip-local memory; ranges must not overlap.
   void copy(MemoryRef target, MemoryRef source, std::size_t bytes);
   void zero(MemoryRef target);
-  // Waits until every launch of this thread is done.
+  // Waits until everything that this thread has sent to the chip is done.
   void sync();
+  // Launches tell that this thread has sent something; copies do so themselves.
+  void mark_sender();
 
  private:
   Chip(const Symbols& symbols, abi::Context* handle, int id)
@@ -48,6 +53,7 @@ class Chip {
   const Symbols& symbols_;
   abi::Context* handle_;
   int id_;
+  std::vector<std::thread::id> senders_;  // one or two: an engine is used by one thread
 };
 
 // RAII over a range of a chip's memory. The chip must outlive it.
