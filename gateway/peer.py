@@ -46,10 +46,12 @@ async def stay_connected(
     exceptions are bugs and are logged as such, and the peer is tried again.
     """
     backoff_s = _FIRST_BACKOFF_S
+    was_connected = False
 
     def connected() -> None:
-        nonlocal backoff_s
+        nonlocal backoff_s, was_connected
         backoff_s = _FIRST_BACKOFF_S
+        was_connected = True
         _log.info("connected", extra={"peer": peer, "address": address})
 
     while True:
@@ -60,7 +62,11 @@ async def stay_connected(
         except Exception:
             _log.exception("session failed", extra={"peer": peer, "address": address})
             reason = "internal error"
-        _log.warning(
+        # Services that start together miss each other for a moment: no reason to warn.
+        expected = not was_connected and backoff_s < _MAX_BACKOFF_S
+        was_connected = False
+        _log.log(
+            logging.INFO if expected else logging.WARNING,
             "not connected",
             extra={"peer": peer, "address": address, "reason": reason, "retry_in_s": backoff_s},
         )

@@ -16,7 +16,7 @@ class Settings:
     grpc_listen: str = "127.0.0.1:50051"
     http_listen: str = "127.0.0.1:8000"
     max_waiting: int = 1024
-    failover_wait_s: float = 10.0
+    failover_wait_s: float = 30.0
     max_buffered_bytes: int = 1 << 20
     max_body_bytes: int = 10_000_000
     drain_grace_s: float = 30.0

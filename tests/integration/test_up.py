@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shutil
@@ -12,63 +11,17 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
+from tests.support.supervised import ANY_PORTS, MODEL, ROOT, SCRIPT, Up, up
 from tpuserve import errors
 from tpuserve.client import Client, Finished, FinishReason, Message, Options
 
-ROOT = Path(__file__).resolve().parents[2]
-MODEL = ROOT / "models" / "demo"
-SCRIPT = "from tpuserve.cli.__main__ import main; raise SystemExit(main())"
 QUESTION = [Message("user", "What is a BM1684X?")]
-ANY_PORTS = ["--grpc-port", "0", "--http-port", "0"]
 OPTIONS = Options(max_tokens=8, temperature=0)
-
-
-class Up:
-    """A running `tpuserve up`; `wait_for` reads its stderr as far as needed."""
-
-    def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
-        self.process = process
-        self._log = log
-
-    @property
-    def log(self) -> str:
-        return self._log.read_text()
-
-    def wait_for(self, pattern: str) -> re.Match[str]:
-        deadline_s = time.monotonic() + 25
-        while (found := re.search(pattern, self.log)) is None:
-            assert self.process.poll() is None, self.log
-            assert time.monotonic() < deadline_s, self.log
-            time.sleep(0.02)
-        return found
-
-    def child(self, module: str) -> psutil.Process:
-        for child in psutil.Process(self.process.pid).children():
-            if module in child.cmdline():
-                return child
-        raise AssertionError(f"no {module} in {self.log}")
-
-
-@contextlib.contextmanager
-def up(tmp_path: Path, *arguments: str) -> Iterator[Up]:
-    command = [sys.executable, "-u", "-c", SCRIPT, "up", *ANY_PORTS, "--runtime", "emulator"]
-    log = tmp_path / "up.log"
-    with log.open("w") as file:
-        process = subprocess.Popen(
-            [*command, *arguments], stdout=file, stderr=file, text=True, cwd=ROOT
-        )
-    try:
-        yield Up(process, log)
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
 
 
 def failed(*arguments: str) -> str:
