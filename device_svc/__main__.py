@@ -41,7 +41,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--model", required=True, metavar="DIR", help="model directory")
     add("--listen", required=True, metavar="ADDR", help="host:port or unix:/path")
     add("--name", help="device group's name; default: host name and chips")
-    add("--runtime", default="auto", metavar="KIND", help="auto, pcie, soc, emulator or a path")
+    add(
+        "--runtime",
+        default="auto",
+        metavar="KIND",
+        help="auto, pcie, soc, emulator, simchip:PROFILE or a path",
+    )
     add("--devices", type=_chips, default=(0,), metavar="0,1", help="chip ids of the group")
     add(
         "--slots",
@@ -66,6 +71,7 @@ def _prepare(arguments: argparse.Namespace) -> tuple[DeviceConfig, OpenEngine]:
     sha256 = model_dir.bmodel_sha256(model)
     nets = bmodel.read(model.bmodel)
     library = runtime_library.find(arguments.runtime)
+    os.environ.update(library.environment)
     if library.emulator and arguments.log_level != "debug":
         _mute_stdout()
     slots = arguments.slots or model.slots or DEFAULT_SLOTS

@@ -1,10 +1,11 @@
-"""Finds the vendor runtime: that of a PCIe card's driver, of a SoC, or of the chip emulator."""
+"""Finds the vendor runtime: of a PCIe card's driver, a SoC or the emulator, or a simulated one."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +15,9 @@ KINDS: Final = ("auto", "pcie", "soc", "emulator")
 # The names that are tried, in the order in which they are loaded.
 _LIBRARIES: Final = (("libbmrt.so.1.0", "libbmrt.so"), ("libbmlib.so.0", "libbmlib.so"))
 _LIBSOPHON: Final = "opt/sophon/libsophon-current/lib"
+_SIMCHIP: Final = "simchip:"
+_SIMCHIP_LIBRARY: Final = "libsimchip.so"
+_SIMCHIP_PROFILE: Final = "TPUSERVE_SIMCHIP_PROFILE"
 
 
 class RuntimeLibraryError(ValueError):
@@ -22,11 +26,16 @@ class RuntimeLibraryError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class RuntimeLibrary:
-    """`kind` is "pcie", "soc", "emulator" or "custom"; `directory` holds libbmrt and libbmlib."""
+    """`kind` is "pcie", "soc", "emulator", "simchip" or "custom".
+
+    directory: holds libbmrt and libbmlib, or the simulated chip that is both.
+    environment: variables that the library reads when it is loaded; for the caller to set.
+    """
 
     kind: str
     directory: Path
     emulator: bool
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 def find(
@@ -38,7 +47,8 @@ def find(
     """The runtime of this kind. `root` stands for the file system's root.
 
     kind: "auto" (the driver's runtime when chips are present, else the emulator), "pcie", "soc",
-    "emulator", or the path of a directory or of a libbmrt file. Raises RuntimeLibraryError.
+    "emulator", "simchip:PROFILE" with the path of a profile, or the path of a directory or of a
+    libbmrt file. Raises RuntimeLibraryError.
     """
     if kind == "auto":
         return _find_auto(root, environ)
@@ -55,10 +65,13 @@ def find(
         return _libsophon("soc", root)
     if kind == "emulator":
         return _find_emulator(environ)
+    if kind.startswith(_SIMCHIP):
+        return _simchip(Path(kind.removeprefix(_SIMCHIP)))
     if os.sep in kind:
         return _custom(Path(kind))
     raise RuntimeLibraryError(
-        f"unknown runtime {kind!r}; choose {', '.join(KINDS)} or a path such as ./lib"
+        f"unknown runtime {kind!r}; choose {', '.join(KINDS)}, simchip:PROFILE "
+        "or a path such as ./lib"
     )
 
 
@@ -100,6 +113,19 @@ def _find_emulator(environ: Mapping[str, str]) -> RuntimeLibrary:
             "run `tpuserve emulator install`"
         )
     return RuntimeLibrary("emulator", directory, emulator=True)
+
+
+def _simchip(profile: Path) -> RuntimeLibrary:
+    if not profile.is_file():
+        raise RuntimeLibraryError(f"there is no profile {profile} of a simulated chip")
+    # Installed beside the extension that loads it.
+    package = importlib.util.find_spec("device_svc")
+    places = () if package is None else tuple(package.submodule_search_locations or ())
+    for place in map(Path, places):
+        if (place / _SIMCHIP_LIBRARY).is_file():
+            environment = {_SIMCHIP_PROFILE: str(profile.absolute())}
+            return RuntimeLibrary("simchip", place, emulator=False, environment=environment)
+    raise RuntimeLibraryError(f"{_SIMCHIP_LIBRARY} is not installed beside device_svc")
 
 
 def _custom(path: Path) -> RuntimeLibrary:

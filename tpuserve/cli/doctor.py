@@ -64,7 +64,12 @@ def _probe(library: runtime_library.RuntimeLibrary, chips: tuple[int, ...]) -> l
     subject = "runtime opens"
     try:
         result = subprocess.run(
-            command, capture_output=True, text=True, timeout=_PROBE_S, check=False
+            command,
+            env={**os.environ, **library.environment},
+            capture_output=True,
+            text=True,
+            timeout=_PROBE_S,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         return [

@@ -76,7 +76,8 @@ def test_chips_without_library_are_not_emulated_silently(
         ("soc", "not a SoC"),
         ("auto", "emulator is not in .*libcmodel.so missing.*tpuserve emulator install"),
         ("emulator", "tpuserve emulator install"),
-        ("gpu", "unknown runtime 'gpu'; choose auto, pcie, soc, emulator or a path"),
+        ("gpu", "unknown runtime 'gpu'; choose auto, pcie, soc, emulator, simchip:PROFILE"),
+        ("simchip:./nowhere.toml", "no profile nowhere.toml of a simulated chip"),
         ("./nowhere", "neither a directory nor a file"),
     ],
 )
@@ -96,6 +97,15 @@ def test_a_path_names_a_directory_or_a_file_in_it(root: Path) -> None:
     (root / "lib/libbmlib.so.0").unlink()
     with pytest.raises(RuntimeLibraryError, match="lacks libbmlib"):
         runtime_library.find(str(root / "lib"), root=root, environ={})
+
+
+def test_a_simulated_chip_is_told_its_profile(tmp_path: Path) -> None:
+    profile = tmp_path / "chip.toml"
+    profile.touch()
+    found = runtime_library.find(f"simchip:{profile}", root=tmp_path, environ={})
+    assert (found.kind, found.emulator) == ("simchip", False)
+    assert (found.directory / "libsimchip.so").is_file()
+    assert found.environment == {"TPUSERVE_SIMCHIP_PROFILE": str(profile)}
 
 
 def test_where_the_emulator_belongs(tmp_path: Path) -> None:
