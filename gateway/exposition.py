@@ -214,12 +214,14 @@ def _kv_usage(devices: list[DeviceSession]) -> float:
 
 def _device_gauges(devices: list[DeviceSession]) -> Iterator[Metric]:
     labels = ["device", "address"]
-    up = GaugeMetricFamily("tpuserve_device_up", "1 when it takes requests.", labels=labels)
+    up = GaugeMetricFamily("tpuserve_gateway_device_up", "1 when it takes requests.", labels=labels)
     running = GaugeMetricFamily(
-        "tpuserve_device_running", "Completions that hold a slot, of all gateways.", labels=labels
+        "tpuserve_gateway_device_running",
+        "Completions that hold a slot, of all gateways.",
+        labels=labels,
     )
     waiting = GaugeMetricFamily(
-        "tpuserve_device_waiting", "Completions that wait on the device.", labels=labels
+        "tpuserve_gateway_device_waiting", "Completions that wait on the device.", labels=labels
     )
     for device in devices:
         key = [device.facts.name if device.facts else "", device.address]

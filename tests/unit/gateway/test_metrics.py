@@ -66,7 +66,7 @@ async def test_requests_are_counted(world: World) -> None:
     assert value(families, "vllm:request_time_per_output_token_seconds_count", **vllm) == 2
     assert value(families, "vllm:prefix_cache_queries_total", **vllm) == 8
     assert value(families, "vllm:prefix_cache_hits_total", **vllm) == 2
-    assert value(families, "tpuserve_device_up", device="dev-0") == 1
+    assert value(families, "tpuserve_gateway_device_up", device="dev-0") == 1
 
 
 async def test_running_waiting_and_kv_are_live(world: World) -> None:
@@ -81,7 +81,7 @@ async def test_running_waiting_and_kv_are_live(world: World) -> None:
     assert value(families, "vllm:num_requests_waiting", model_name="fake") == 3
     assert value(families, "vllm:kv_cache_usage_perc", model_name="fake") == 0.4
     assert value(families, "tpuserve_kv_cache_usage_ratio", model="fake") == 0.4
-    assert value(families, "tpuserve_device_running", device="dev-0") == 4
+    assert value(families, "tpuserve_gateway_device_running", device="dev-0") == 4
     for call in calls:
         call.cancel()
     await eventually(lambda: world.gateway.metrics.failures["CANCELLED", False] == 7)
