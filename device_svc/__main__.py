@@ -17,7 +17,9 @@ from typing import Final
 
 from device_svc.engine import CoreEngine
 from device_svc.engine_api import OpenEngine
+from device_svc.prefix_cache import PrefixMode
 from device_svc.process import Endpoints, run_device
+from device_svc.scheduler import Policy
 from device_svc.service import DeviceConfig
 from device_svc.servicer import Identity
 from tpuserve import bmodel, model_dir, runtime_library
@@ -60,6 +62,23 @@ def _parser() -> argparse.ArgumentParser:
         default=250,
         help="longest gap between two tokens of a request that prefill of others may cause",
     )
+    add(
+        "--prefix-cache",
+        type=PrefixMode,
+        choices=tuple(PrefixMode),
+        default=PrefixMode.EXACT,
+        metavar="exact|fast|off",
+        help="KV rows that prompts share: exact (default) reuses what a cold run would have bit "
+        "for bit, fast also rows of completions",
+    )
+    add(
+        "--preempt-host-bytes",
+        type=_count,
+        default=Policy().preempt_host_bytes,
+        metavar="BYTES",
+        help="host memory for the KV of requests that lose their slot to a higher priority; "
+        "0: none does; default: %(default)s",
+    )
     add("--metrics-listen", metavar="HOST:PORT", help="serve Prometheus metrics here")
     add("--log-level", default="info", choices=("debug", "info", "warning", "error"))
     return parser
@@ -86,6 +105,7 @@ def _prepare(arguments: argparse.Namespace) -> tuple[DeviceConfig, OpenEngine]:
         ),
         max_waiting=arguments.max_waiting,
         itl_budget_s=arguments.itl_budget_ms / 1000,
+        policy=Policy(arguments.prefix_cache, arguments.preempt_host_bytes),
     )
     open_engine = functools.partial(
         CoreEngine,

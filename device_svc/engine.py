@@ -121,6 +121,16 @@ class CoreEngine:
         except _core.CoreError as error:
             raise EngineFailure(str(error)) from error
 
+    @property
+    def kv_row_bytes(self) -> int:
+        return self._core.spec.kv_bytes_per_slot // self._shape.context_length
+
+    def copy_prefix(self, source: int, target: int, tokens: int) -> None:
+        try:
+            self._core.copy_prefix(source, target, tokens)
+        except _core.CoreError as error:
+            raise EngineFailure(str(error)) from error
+
     def free(self, slot: int) -> None:
         self._core.free(slot)
 

@@ -21,10 +21,10 @@ import numpy as np
 
 from device_svc.engine_api import Engine, OpenEngine, Sampling
 from device_svc.pacing import Pacer
+from device_svc.prefix_cache import PrefixMode
 from device_svc.request import Report, Request
-from device_svc.resident import run_step
-from device_svc.scheduler import Scheduler
-from device_svc.slots import SlotPool
+from device_svc.scheduler import Capacity, Policy, Scheduler
+from device_svc.steps import run_moves, run_step
 
 _log = logging.getLogger(__name__)
 
@@ -54,12 +54,14 @@ class EngineThread:
         open_engine: OpenEngine,
         *,
         itl_budget_s: float,
+        policy: Policy,
         deliver: Callable[[Report], None],
         failed: Callable[[BaseException], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._open_engine = open_engine
-        self._itl_budget_s = itl_budget_s
+        self._pacer = Pacer(itl_budget_s)
+        self._policy = policy
         self._deliver = deliver
         self._failed = failed
         self._clock = clock
@@ -96,40 +98,37 @@ class EngineThread:
             self._call(_fail_future, opened, error)
             return
         try:
-            scheduler = self._scheduler(engine)
             try:
-                _warm_up(engine, scheduler)
+                # Keeps no rows of its own prompt.
+                _warm_up(engine, self._scheduler(engine, Policy(PrefixMode.OFF)))
             except BaseException as error:
                 self._call(_fail_future, opened, error)
                 return
             self._call(_resolve_future, opened, engine)
-            self._serve(engine, scheduler)
+            self._serve(engine, self._scheduler(engine, self._policy))
         finally:
             engine.close()
 
-    def _scheduler(self, engine: Engine) -> Scheduler:
-        return Scheduler(
-            engine.shape,
-            SlotPool(engine.slots, on_free=engine.free),
-            decode_rows=engine.decode_rows,
-            pacer=Pacer(self._itl_budget_s),
-            clock=self._clock,
-        )
+    def _scheduler(self, engine: Engine, policy: Policy) -> Scheduler:
+        capacity = Capacity(engine.shape, engine.slots, engine.decode_rows, engine.kv_row_bytes)
+        return Scheduler(capacity, policy, pacer=self._pacer, clock=self._clock)
 
     def _serve(self, engine: Engine, scheduler: Scheduler) -> None:
         try:
             while self._take_messages(scheduler):
                 step = scheduler.schedule()
                 self._publish(engine, scheduler)
+                started_s = self._clock()
+                run_moves(engine, scheduler.take_moves())
                 if step is None:
                     continue
-                started_s = self._clock()
                 results = run_step(engine, step)
                 elapsed_s = self._clock() - started_s
                 for result in results:
                     if isinstance(result, ValueError):
                         _log.error("the engine refused a request", extra={"reason": str(result)})
                 scheduler.postprocess(step, results, elapsed_s)
+                run_moves(engine, scheduler.take_moves())
                 self._publish(engine, scheduler)
         except Exception as error:
             _log.critical("the engine failed", exc_info=error)
@@ -179,12 +178,13 @@ def _warm_up(engine: Engine, scheduler: Scheduler) -> None:
     scheduler.submit(Request(key=0, prompt_ids=prompt_ids, sampler=sampler, max_tokens=2))
     while (step := scheduler.schedule()) is not None:
         started_s = time.monotonic()
+        run_moves(engine, scheduler.take_moves())
         results = run_step(engine, step)
         scheduler.postprocess(step, results, time.monotonic() - started_s)
         for result in results:
             if isinstance(result, ValueError):
                 raise result
-    scheduler.take_report()
+    run_moves(engine, scheduler.take_moves())
 
 
 def _resolve_future(future: asyncio.Future[Engine], engine: Engine) -> None:

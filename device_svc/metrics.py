@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
@@ -53,6 +53,26 @@ class StepMetrics:
         requests = Counter(
             "tpuserve_device_requests", "Requests that ended.", ["finish"], registry=registry
         )
+        self._queried_tokens = Counter(
+            "tpuserve_device_prefix_queried_tokens",
+            "Prompt tokens that were looked up in the prefix cache.",
+            registry=registry,
+        )
+        self._hit_tokens = Counter(
+            "tpuserve_device_prefix_hit_tokens",
+            "Prompt tokens whose KV rows were resident already.",
+            registry=registry,
+        )
+        self._preemptions = Counter(
+            "tpuserve_device_preemptions",
+            "Times that a request lost its slot to one of higher priority.",
+            registry=registry,
+        )
+        self._saved_bytes = Gauge(
+            "tpuserve_device_preempted_bytes",
+            "Host memory that holds the KV rows of preempted requests.",
+            registry=registry,
+        )
         self._launches = Counter("tpuserve_device_launches", "Nets launched.", registry=registry)
         self._seconds = {kind: seconds.labels(kind) for kind in ("prefill", "decode")}
         self._tokens = {kind: tokens.labels(kind) for kind in ("prefill", "decode")}
@@ -64,6 +84,10 @@ class StepMetrics:
             self._steps.inc()
             self._seconds[report.kind].observe(report.engine_s)
             self._tokens[report.kind].inc(report.prefill_tokens or report.decode_tokens)
+        self._queried_tokens.inc(report.queried_tokens)
+        self._hit_tokens.inc(sum(accepted.cached_tokens for accepted in report.accepted))
+        self._preemptions.inc(report.preemptions)
+        self._saved_bytes.set(report.saved_bytes)
         for emission in report.emissions:
             if emission.finish is not None:
                 self._requests[emission.finish].inc()

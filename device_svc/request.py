@@ -49,6 +49,8 @@ class Request:
     key: unique in the process. prompt_ids: int32 [n], n >= 1. resume_ids: completion tokens that
     were delivered before; fewer than `max_tokens`, which counts them. priority: higher goes first.
     deadline_s: on the scheduler's clock, or None. logprobs: whether emissions carry them.
+    prefix_key: the rows of requests with one key are kept while there is a choice.
+    resume_by_prefill: put resume_ids into the KV by prefill instead of decode steps.
     """
 
     key: int
@@ -60,11 +62,13 @@ class Request:
     priority: int = 0
     deadline_s: float | None = None
     logprobs: bool = False
+    prefix_key: str | None = None
+    resume_by_prefill: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The request holds a slot; `cached_tokens` of its prompt were resident already."""
+    """The request's first step is next; `cached_tokens` of its prompt were resident already."""
 
     key: int
     slot: int
@@ -87,7 +91,9 @@ class Report:
 
     step: number of the last step. kind: "prefill" or "decode", None when no step ran.
     engine_s: time that the step spent in the engine. prefill_tokens, decode_tokens: tokens that the
-    step put into the KV. launches: nets launched since the engine was opened.
+    step put into the KV. queried_tokens: prompt tokens of the accepted. preemptions: how many lost
+    their slot; saved_bytes: host memory that all who did take now. launches: nets launched since
+    the engine was opened.
     """
 
     step: int
@@ -97,6 +103,9 @@ class Report:
     decode_tokens: int = 0
     accepted: list[Accepted] = field(default_factory=list)
     emissions: list[Emission] = field(default_factory=list)
+    queried_tokens: int = 0
+    preemptions: int = 0
     running: int = 0
     kv_tokens: int = 0
+    saved_bytes: int = 0
     launches: int = 0

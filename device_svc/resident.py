@@ -1,127 +1,103 @@
-"""A request that holds a slot, and the steps that move it on."""
+"""A request that holds a slot, or held one until it was preempted."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from device_svc.engine_api import Engine, Sampled
+from device_svc.engine_api import ModelShape, SavedRows
 from device_svc.request import Finish, Request
 from device_svc.slots import Lease
 
 
 class Resident:
-    """Mutable state of a running request; owns its lease.
+    """Mutable state of a request that has been admitted; owns its lease while it has one.
 
-    length: tokens in the slot's KV. generated: completion tokens so far, replayed ones included.
-    last_id: the completion token that the next decode step puts into the KV. last_token_s: when it
-    came, on the scheduler's clock.
+    fill_ids: int32 [n], what prefill puts into the slot: the prompt, and with `resume_by_prefill`
+    the resume ids behind it as far as the bmodel's longest prompt goes. ids: completion tokens so
+    far, resumed ones included; the last is the next decode step's input. length: tokens in the KV.
+    rank: the class that it was admitted with, by age or by right. seated_s: when it got its slot;
+    waited_s: how long it has waited in all. last_token_s: when the last token came or would have
+    come, on the scheduler's clock. saved: its rows while it is preempted.
     """
 
-    __slots__ = ("_lease", "generated", "last_id", "last_token_s", "length", "request", "slot")
+    __slots__ = (
+        "_context_length",
+        "_lease",
+        "fill_ids",
+        "ids",
+        "last_token_s",
+        "length",
+        "rank",
+        "request",
+        "saved",
+        "seated_s",
+        "waited_s",
+    )
 
-    def __init__(self, request: Request, lease: Lease) -> None:
+    def __init__(self, request: Request, shape: ModelShape) -> None:
         self.request = request
-        self._lease = lease
-        self.slot = lease.slot
         self.length = 0
-        self.generated = 0
-        self.last_id = 0
+        self.rank = request.priority
+        self.seated_s = 0.0
+        self.waited_s = 0.0
         self.last_token_s = 0.0
+        self.saved: SavedRows | None = None
+        self._lease: Lease | None = None
+        self._context_length = shape.context_length
+        room = max(0, shape.max_prompt_length - len(request.prompt_ids))
+        self.ids = list(request.resume_ids[:room]) if request.resume_by_prefill else []
+        self.fill_ids = request.prompt_ids
+        if self.ids:
+            self.fill_ids = np.concatenate((request.prompt_ids, np.array(self.ids, dtype=np.int32)))
+            for token in self.ids:
+                request.sampler.accept(token)
+
+    @property
+    def slot(self) -> int:
+        assert self._lease is not None
+        return self._lease.slot
+
+    @property
+    def decoding(self) -> bool:
+        """Whether prefill is done."""
+        return self.length >= len(self.fill_ids)
 
     @property
     def replaying(self) -> bool:
         """Whether the next completion token was delivered before, so that none is drawn."""
-        return self.generated < len(self.request.resume_ids)
+        return len(self.ids) < len(self.request.resume_ids)
+
+    def seat(self, lease: Lease, *, now_s: float, waited_s: float) -> None:
+        """Hold a slot from now on. waited_s: in all, before this and earlier seats."""
+        self._lease = lease
+        self.seated_s = self.last_token_s = now_s
+        self.waited_s = waited_s
+
+    def unseat(self) -> None:
+        """Give the slot back."""
+        if self._lease is not None:
+            self._lease.close()
+            self._lease = None
+
+    def kv_ids(self) -> NDArray[np.int32]:
+        """The tokens whose rows the slot holds, int32 [length]."""
+        prompt_tokens = len(self.request.prompt_ids)
+        decoded = np.array(self.ids[: max(0, self.length - prompt_tokens)], dtype=np.int32)
+        return np.concatenate((self.request.prompt_ids, decoded))[: self.length]
 
     def replay(self) -> None:
         """Take the next resume id as the token of this step."""
-        self.last_id = self.request.resume_ids[self.generated]
-        self.request.sampler.accept(self.last_id)
-        self.generated += 1
+        token = self.request.resume_ids[len(self.ids)]
+        self.request.sampler.accept(token)
+        self.ids.append(token)
 
-    def append(self, token: int, *, context_length: int) -> Finish | None:
+    def append(self, token: int) -> Finish | None:
         """Take a drawn token; says whether it ends the request."""
-        self.last_id = token
-        self.generated += 1
+        self.ids.append(token)
         if token in self.request.stop_ids:
             return Finish.STOP
-        total = len(self.request.prompt_ids) + self.generated
-        if self.generated >= self.request.max_tokens or total >= context_length:
+        total = len(self.request.prompt_ids) + len(self.ids)
+        if len(self.ids) >= self.request.max_tokens or total >= self._context_length:
             return Finish.LENGTH
         return None
-
-    def close(self) -> None:
-        self._lease.close()
-
-
-@dataclass(frozen=True, slots=True)
-class PrefillStep:
-    """Put prompt_ids[position : position + n] into the slot; `last` ends the prompt."""
-
-    resident: Resident
-    ids: NDArray[np.int32]
-    position: int
-    last: bool
-
-
-@dataclass(frozen=True, slots=True)
-class DecodeStep:
-    """One token more for each resident."""
-
-    residents: Sequence[Resident]
-
-
-Step: TypeAlias = PrefillStep | DecodeStep
-
-Result: TypeAlias = Sampled | ValueError | None
-"""Of one resident: the drawn token; None when none was due; the error that hurts it alone."""
-
-
-def run_step(engine: Engine, step: Step) -> list[Result]:
-    """One result per resident of the step. Raises EngineFailure."""
-    if isinstance(step, PrefillStep):
-        return [_prefill(engine, step)]
-    try:
-        return list(_decode(engine, step.residents))
-    except ValueError as error:
-        if len(step.residents) == 1:
-            return [error]
-    # The engine has refused the batch and changed no slot: find out whose fault it was.
-    return [_decode_alone(engine, resident) for resident in step.residents]
-
-
-def _prefill(engine: Engine, step: PrefillStep) -> Result:
-    resident = step.resident
-    due = step.last and not resident.replaying
-    try:
-        row = engine.prefill(resident.slot, step.ids, step.position, last=due)
-    except ValueError as error:
-        return error
-    return None if row is None else engine.sample(row, (resident.request.sampler,))[0]
-
-
-def _decode_alone(engine: Engine, resident: Resident) -> Result:
-    try:
-        return _decode(engine, (resident,))[0]
-    except ValueError as error:
-        return error
-
-
-def _decode(engine: Engine, residents: Sequence[Resident]) -> Sequence[Sampled | None]:
-    """Raises ValueError when the engine refuses an argument."""
-    ids = np.array([resident.last_id for resident in residents], dtype=np.int32)
-    rows = engine.decode([resident.slot for resident in residents], ids)
-    due = [index for index, resident in enumerate(residents) if not resident.replaying]
-    samplers = [residents[index].request.sampler for index in due]
-    if len(due) == len(residents):
-        return engine.sample(rows, samplers)
-    drawn: list[Sampled | None] = [None] * len(residents)
-    if due:
-        for index, token in zip(due, engine.sample(rows[due], samplers), strict=True):
-            drawn[index] = token
-    return drawn

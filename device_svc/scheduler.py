@@ -1,45 +1,72 @@
 """Which step comes next, and what its results mean. Pure, synchronous, deterministic.
 
     scheduler.submit(request); scheduler.cancel(key)
-    while (step := scheduler.schedule()) is not None:
+    while scheduler.busy:
+        step = scheduler.schedule()
+        run_moves(engine, scheduler.take_moves())
         scheduler.postprocess(step, run_step(engine, step), elapsed_s)
         report = scheduler.take_report()
 
-The clock is injected and no engine is touched but through `SlotPool`'s callback. A request is in
-exactly one place: waiting, prefilling or decoding. `_finish` is the only way out.
+The clock is injected and no engine is touched: rows are moved and nets launched by the caller, in
+the order in which the scheduler says so. A request is in exactly one place: waiting (perhaps
+preempted), prefilling or decoding. It leaves `waiting` when its first chunk is the next step, so
+that it finds all rows that requests before it have made. `_release` is the only way out.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from device_svc.engine_api import ModelShape
 from device_svc.pacing import Pacer
+from device_svc.prefix_cache import PrefixCache, PrefixMode
 from device_svc.request import Accepted, Emission, Finish, Report, Request
-from device_svc.resident import DecodeStep, PrefillStep, Resident, Result, Step
+from device_svc.resident import Resident
 from device_svc.slots import SlotPool
+from device_svc.steps import Copy, DecodeStep, Move, PrefillStep, Restore, Result, Save, Step
+from device_svc.waiting import Waiter, WaitingRoom
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """prefix: which rows are reused. preempt_host_bytes: host memory for the rows of preempted
+    requests; 0 for no preemption.
+    """
+
+    prefix: PrefixMode = PrefixMode.EXACT
+    preempt_host_bytes: int = 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """slots: residents. decode_rows: residents that one decode step serves; more take turns."""
+
+    shape: ModelShape
+    slots: int
+    decode_rows: int
+    kv_row_bytes: int
 
 
 class Scheduler:
-    """decode_rows: residents that one decode step serves; more take turns."""
-
     def __init__(
         self,
-        shape: ModelShape,
-        slots: SlotPool,
+        capacity: Capacity,
+        policy: Policy,
         *,
-        decode_rows: int,
         pacer: Pacer,
         clock: Callable[[], float],
     ) -> None:
-        self._shape = shape
-        self._slots = slots
-        self._decode_rows = decode_rows
+        self._shape = capacity.shape
+        self._decode_rows = capacity.decode_rows
+        self._kv_row_bytes = capacity.kv_row_bytes
+        self._preempt_host_bytes = policy.preempt_host_bytes
+        self._slots = SlotPool(capacity.slots)
+        self._cache = PrefixCache(capacity.slots, capacity.shape, policy.prefix)
         self._pacer = pacer
         self._clock = clock
-        # First come, first served inside a priority; keyed for cancellation.
-        self._waiting: dict[int, dict[int, Request]] = {}
+        self._waiting = WaitingRoom()
         self._prefilling: dict[int, Resident] = {}
         # In turn order: who decoded longest ago is first.
         self._decoding: dict[int, Resident] = {}
@@ -47,19 +74,30 @@ class Scheduler:
         self._next_deadline_s = math.inf
         self._steps = 0
         self._kv_tokens = 0
+        self._saved_tokens = 0
+        self._moves: list[Move] = []
         self._report = Report(step=0)
 
     @property
     def busy(self) -> bool:
-        return bool(self._prefilling or self._decoding or any(self._waiting.values()))
+        return bool(self._prefilling or self._decoding or self._waiting)
 
     @property
     def running(self) -> int:
         return len(self._prefilling) + len(self._decoding)
 
+    @property
+    def free_slots(self) -> int:
+        return len(self._slots.free)
+
+    @property
+    def saved_bytes(self) -> int:
+        """Host memory that preempted requests take."""
+        return self._saved_tokens * self._kv_row_bytes
+
     def submit(self, request: Request) -> None:
         """The request waits for a slot. Its key is new; the caller bounds how many wait."""
-        self._waiting.setdefault(request.priority, {})[request.key] = request
+        self._waiting.add(Waiter(request, self._clock()))
         if request.deadline_s is not None:
             self._next_deadline_s = min(self._next_deadline_s, request.deadline_s)
 
@@ -69,20 +107,26 @@ class Scheduler:
 
     def fail_all(self) -> None:
         """End every request after a failure of the engine."""
-        for key in self._live():
-            self._finish(key, Finish.ERROR)
+        for request in self._live():
+            self._finish(request.key, Finish.ERROR)
 
     def schedule(self) -> Step | None:
-        """The next step, None when nothing is running."""
+        """The next step, None when nothing is running; moves are to be done before it."""
         now_s = self._clock()
         self._expire(now_s)
-        self._admit()
-        if self._prefilling and self._chunk_may_run(now_s):
-            return self._next_chunk()
+        if (self._prefilling or self._waiting) and self._chunk_may_run(now_s):
+            self._seat(now_s)
+            if self._prefilling:
+                return self._next_chunk()
         if self._decoding:
             turn = list(self._decoding.values())
             return DecodeStep(turn[: self._decode_rows])
         return None
+
+    def take_moves(self) -> list[Move]:
+        """What to do with KV rows now, in order."""
+        moves, self._moves = self._moves, []
+        return moves
 
     def postprocess(self, step: Step, results: Sequence[Result], elapsed_s: float) -> None:
         """Take the results of a step that spent `elapsed_s` in the engine."""
@@ -101,34 +145,111 @@ class Scheduler:
         report.kind = "decode"
         report.decode_tokens = len(step.residents)
         for resident, result in zip(step.residents, results, strict=True):
-            resident.length += 1
-            self._kv_tokens += 1
             # Last in the turn order.
             self._decoding[resident.request.key] = self._decoding.pop(resident.request.key)
-            self._advance(resident, result, now_s)
+            self._advance(resident, result, tokens=1, now_s=now_s)
 
     def take_report(self) -> Report | None:
         """What happened since the last call; None if nothing did."""
         report = self._report
-        if report.kind is None and not report.accepted and not report.emissions:
+        happened = report.accepted or report.emissions or report.preemptions
+        if report.kind is None and not happened:
             return None
         self._report = Report(step=self._steps)
         report.running = self.running
         report.kv_tokens = self._kv_tokens
+        report.saved_bytes = self.saved_bytes
         return report
 
-    def _admit(self) -> None:
-        for priority in sorted(self._waiting, reverse=True):
-            queue = self._waiting[priority]
-            while queue:
-                lease = self._slots.lease()
-                if lease is None:
-                    return
-                key = next(iter(queue))
-                resident = Resident(queue.pop(key), lease)
-                self._prefilling[key] = resident
-                self._report.accepted.append(Accepted(key, resident.slot, resident.length))
-            del self._waiting[priority]
+    # Slots
+
+    def _seat(self, now_s: float) -> None:
+        """Give slots to those whose turn it is before the chunk that would be next."""
+        while (waiter := self._next_waiter(now_s)) is not None:
+            victim = None if self._slots.free else self._victim(waiter.request.priority)
+            if victim is not None:
+                self._preempt(victim, now_s)
+            elif not self._slots.free:
+                return
+            self._waiting.pop(waiter.request.key)
+            if waiter.preempted is None:
+                self._admit(waiter, now_s)
+            else:
+                self._restore(waiter, waiter.preempted, now_s)
+
+    def _next_waiter(self, now_s: float) -> Waiter | None:
+        """Who goes before all that prefill already; the highest class if one must be preempted."""
+        waiter = self._waiting.first(now_s) if self._slots.free else self._waiting.highest()
+        if waiter is None:
+            return None
+        rank = waiter.rank(now_s)
+        return None if any(r.rank >= rank for r in self._prefilling.values()) else waiter
+
+    def _victim(self, priority: int) -> Resident | None:
+        """Of the lowest rank below `priority`, who came last and whose rows host memory takes."""
+        room_bytes = self._preempt_host_bytes - self.saved_bytes
+        residents = [*self._decoding.values(), *self._prefilling.values()]
+        return min(
+            (
+                resident
+                for resident in residents
+                if resident.rank < priority and resident.length * self._kv_row_bytes <= room_bytes
+            ),
+            key=lambda resident: (resident.rank, -resident.seated_s),
+            default=None,
+        )
+
+    def _preempt(self, resident: Resident, now_s: float) -> None:
+        self._moves.append(Save(resident.slot, resident))
+        self._saved_tokens += resident.length
+        self._leave_slot(resident)
+        del self._home(resident)[resident.request.key]
+        self._waiting.add(Waiter(resident.request, now_s - resident.waited_s, resident))
+        self._report.preemptions += 1
+
+    def _restore(self, waiter: Waiter, resident: Resident, now_s: float) -> None:
+        slot = self._cache.least_useful(self._slots.free)
+        self._moves.append(Restore(slot, resident))
+        self._saved_tokens -= resident.length
+        self._kv_tokens += resident.length
+        self._cache.hold_restored(slot, resident.fill_ids, resident.request.prefix_key)
+        self._sit(resident, slot, waiter, now_s)
+        self._cache.filled(slot, min(resident.length, len(resident.fill_ids)))
+        self._home(resident)[resident.request.key] = resident
+
+    def _admit(self, waiter: Waiter, now_s: float) -> None:
+        request = waiter.request
+        resident = Resident(request, self._shape)
+        placement = self._cache.place(resident.fill_ids, request.prefix_key, self._slots.free)
+        if placement.slot != placement.source:
+            self._moves.append(Copy(placement.source, placement.slot, placement.tokens))
+        self._cache.hold(placement, resident.fill_ids, request.prefix_key)
+        self._sit(resident, placement.slot, waiter, now_s)
+        resident.length = placement.tokens
+        self._kv_tokens += placement.tokens
+        self._prefilling[request.key] = resident
+        prompt_tokens = len(request.prompt_ids)
+        self._report.queried_tokens += prompt_tokens
+        cached_tokens = min(placement.tokens, prompt_tokens)
+        self._report.accepted.append(Accepted(request.key, placement.slot, cached_tokens))
+
+    def _sit(self, resident: Resident, slot: int, waiter: Waiter, now_s: float) -> None:
+        resident.seat(self._slots.lease(slot), now_s=now_s, waited_s=now_s - waiter.since_s)
+        resident.rank = waiter.rank(now_s)
+
+    def _leave_slot(self, resident: Resident) -> None:
+        """Rows that are worth it stay for others."""
+        slot = resident.slot
+        prefilled = min(resident.length, len(resident.fill_ids))
+        kept = self._cache.release(slot, resident.kv_ids(), prefilled)
+        self._moves.append(Copy(slot, slot, kept))
+        self._kv_tokens -= resident.length
+        resident.unseat()
+
+    def _home(self, resident: Resident) -> dict[int, Resident]:
+        return self._decoding if resident.decoding else self._prefilling
+
+    # Steps
 
     def _chunk_may_run(self, now_s: float) -> bool:
         if not self._decoding:
@@ -140,56 +261,66 @@ class Scheduler:
 
     def _next_chunk(self) -> PrefillStep:
         # Ties go to the first admitted: dicts keep their order and max takes the first.
-        resident = max(self._prefilling.values(), key=lambda s: s.request.priority)
-        position, prompt_ids = resident.length, resident.request.prompt_ids
-        end = min(position + self._shape.prefill_chunk_tokens, len(prompt_ids))
-        return PrefillStep(
-            resident, prompt_ids[position:end], position, last=end == len(prompt_ids)
-        )
+        resident = max(self._prefilling.values(), key=lambda r: r.rank)
+        position, fill_ids = resident.length, resident.fill_ids
+        # Borders are multiples of the chunk, wherever reused rows end.
+        chunk = self._shape.prefill_chunk_tokens
+        end = min((position // chunk + 1) * chunk, len(fill_ids))
+        return PrefillStep(resident, fill_ids[position:end], position, last=end == len(fill_ids))
 
     def _after_chunk(self, step: PrefillStep, result: Result, now_s: float) -> None:
         resident = step.resident
-        resident.length += len(step.ids)
-        self._kv_tokens += len(step.ids)
-        if isinstance(result, ValueError):
-            self._finish(resident.request.key, Finish.ERROR)
-        elif step.last:
-            self._decoding[resident.request.key] = self._prefilling.pop(resident.request.key)
-            self._advance(resident, result, now_s)
+        if step.last or isinstance(result, ValueError):
+            key = resident.request.key
+            self._decoding[key] = self._prefilling.pop(key)
+            self._advance(resident, result, tokens=len(step.ids), now_s=now_s)
+        else:
+            self._grow(resident, len(step.ids))
 
-    def _advance(self, resident: Resident, result: Result, now_s: float) -> None:
+    def _advance(self, resident: Resident, result: Result, *, tokens: int, now_s: float) -> None:
+        """Take what the step that put `tokens` into the KV brought."""
         resident.last_token_s = now_s
         key = resident.request.key
+        if isinstance(result, ValueError):
+            self._finish(key, Finish.ERROR)
+            return
+        self._grow(resident, tokens)
         if result is None:
             resident.replay()
-        elif isinstance(result, ValueError):
-            self._finish(key, Finish.ERROR)
-        else:
-            finish = resident.append(result.token, context_length=self._shape.context_length)
-            logprobs = (result,) if resident.request.logprobs else ()
-            self._report.emissions.append(Emission(key, (result.token,), logprobs, finish))
-            if finish is not None:
-                self._release(key)
+            return
+        finish = resident.append(result.token)
+        logprobs = (result,) if resident.request.logprobs else ()
+        self._report.emissions.append(Emission(key, (result.token,), logprobs, finish))
+        if finish is not None:
+            self._release(key)
+
+    def _grow(self, resident: Resident, tokens: int) -> None:
+        resident.length += tokens
+        self._kv_tokens += tokens
+        if resident.length <= len(resident.fill_ids):
+            self._cache.filled(resident.slot, resident.length)
+
+    # Ends
 
     def _expire(self, now_s: float) -> None:
         if now_s < self._next_deadline_s:
             return
         upcoming_s = math.inf
-        for key, request in self._live().items():
+        for request in self._live():
             if request.deadline_s is None:
                 continue
             if request.deadline_s <= now_s:
-                self._finish(key, Finish.DEADLINE)
+                self._finish(request.key, Finish.DEADLINE)
             else:
                 upcoming_s = min(upcoming_s, request.deadline_s)
         self._next_deadline_s = upcoming_s
 
-    def _live(self) -> dict[int, Request]:
-        live = {key: resident.request for key, resident in self._decoding.items()}
-        live.update((key, resident.request) for key, resident in self._prefilling.items())
-        for queue in self._waiting.values():
-            live.update(queue)
-        return live
+    def _live(self) -> list[Request]:
+        residents = (*self._decoding.values(), *self._prefilling.values())
+        return [
+            *(resident.request for resident in residents),
+            *(waiter.request for waiter in self._waiting),
+        ]
 
     def _finish(self, key: int, finish: Finish) -> None:
         """End a request that has no token in this emission."""
@@ -199,7 +330,9 @@ class Scheduler:
     def _release(self, key: int) -> bool:
         resident = self._decoding.pop(key, None) or self._prefilling.pop(key, None)
         if resident is not None:
-            self._kv_tokens -= resident.length
-            resident.close()
+            self._leave_slot(resident)
             return True
-        return any(queue.pop(key, None) is not None for queue in self._waiting.values())
+        waiter = self._waiting.pop(key)
+        if waiter is not None and waiter.preempted is not None:
+            self._saved_tokens -= waiter.preempted.length
+        return waiter is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from prometheus_client import CollectorRegistry
@@ -13,6 +13,7 @@ from device_svc.engine_api import OpenEngine
 from device_svc.engine_thread import EngineThread
 from device_svc.metrics import ChipCollector, LoadCollector, StepMetrics
 from device_svc.request import Report
+from device_svc.scheduler import Policy
 from device_svc.servicer import SERVICE_NAME, DeviceServicer, Identity, Serving
 from device_svc.sessions import MAX_UNREAD_EVENTS, Sessions
 from tpuserve.errors import Unavailable
@@ -32,6 +33,7 @@ class DeviceConfig:
     identity: Identity
     max_waiting: int = 256
     itl_budget_s: float = 0.25
+    policy: Policy = field(default_factory=Policy)
     max_unread_events: int = MAX_UNREAD_EVENTS
 
 
@@ -54,6 +56,7 @@ class DeviceService:
         self._thread = EngineThread(
             open_engine,
             itl_budget_s=config.itl_budget_s,
+            policy=config.policy,
             deliver=self._deliver,
             failed=self._on_failed,
         )

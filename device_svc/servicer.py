@@ -192,6 +192,8 @@ def _request_of(key: int, submit: device_pb2.Submit, engine: Engine, received_s:
             received_s + submit.deadline_ms / 1000 if submit.HasField("deadline_ms") else None
         ),
         logprobs=submit.HasField("logprobs"),
+        prefix_key=validation.check_prefix_key(submit.prefix_key),
+        resume_by_prefill=submit.resume_by_prefill,
     )
 
 

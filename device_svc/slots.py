@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Callable
+from collections.abc import Collection
 
 
 class Lease:
@@ -23,25 +22,22 @@ class Lease:
 
 
 class SlotPool:
-    """Slots [0, count). `on_free` is called with each slot that becomes free."""
+    """Slots [0, count)."""
 
-    def __init__(self, count: int, *, on_free: Callable[[int], None]) -> None:
+    def __init__(self, count: int) -> None:
         if count < 1:
             raise ValueError(f"{count} slots; at least 1 is needed")
         self.count = count
-        self._free = list(range(count))
-        self._on_free = on_free
+        self._free = set(range(count))
 
     @property
-    def free(self) -> int:
-        return len(self._free)
+    def free(self) -> Collection[int]:
+        return self._free
 
-    def lease(self) -> Lease | None:
-        """The lowest free slot; None when all are taken."""
-        if not self._free:
-            return None
-        return Lease(self, heapq.heappop(self._free))
+    def lease(self, slot: int) -> Lease:
+        """Take a free slot. Raises KeyError when it is not free."""
+        self._free.remove(slot)
+        return Lease(self, slot)
 
     def _give_back(self, slot: int) -> None:
-        heapq.heappush(self._free, slot)
-        self._on_free(slot)
+        self._free.add(slot)

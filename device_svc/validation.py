@@ -13,6 +13,7 @@ from device_svc.request import Refused, RejectReason
 
 _MAX_LOGPROBS: Final = 20
 _MAX_REQUEST_ID: Final = 256
+_MAX_PREFIX_KEY: Final = 256
 _MAX_BIAS: Final = 100.0
 # Name, lowest, whether the lowest itself is allowed, highest: as tpuserve.v1.SamplingParams says.
 _RANGES: Final = (
@@ -38,6 +39,13 @@ def check_request_id(request_id: str) -> None:
         raise _invalid(
             f"request_id has {len(request_id)} characters, must have 1 to {_MAX_REQUEST_ID}"
         )
+
+
+def check_prefix_key(key: str) -> str | None:
+    """An empty key is none."""
+    if len(key) > _MAX_PREFIX_KEY:
+        raise _invalid(f"prefix_key has {len(key)} characters, at most {_MAX_PREFIX_KEY} are taken")
+    return key or None
 
 
 def check_ids(name: str, ids: Sequence[int], shape: ModelShape) -> NDArray[np.int32]:

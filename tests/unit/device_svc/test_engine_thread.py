@@ -13,6 +13,7 @@ import pytest
 from device_svc.engine_api import EngineFailure, EngineStartError, Sampling
 from device_svc.engine_thread import Cancel, EngineThread
 from device_svc.request import Emission, Finish, Report, Request
+from device_svc.scheduler import Policy
 from tests.support.fake_core import FakeEngine, FakeSampler, expected_tokens
 
 
@@ -54,7 +55,11 @@ class Inbox:
 async def running(engine: FakeEngine) -> AsyncIterator[tuple[EngineThread, Inbox]]:
     inbox = Inbox()
     thread = EngineThread(
-        lambda: engine, itl_budget_s=1.0, deliver=inbox.deliver, failed=inbox.failed
+        lambda: engine,
+        itl_budget_s=1.0,
+        policy=Policy(),
+        deliver=inbox.deliver,
+        failed=inbox.failed,
     )
     await thread.start()
     try:
@@ -140,7 +145,7 @@ async def test_an_engine_that_cannot_be_opened_is_told_to_the_starter() -> None:
     def open_engine() -> FakeEngine:
         raise EngineStartError("no chip 7")
 
-    thread = EngineThread(open_engine, itl_budget_s=1, deliver=print, failed=print)
+    thread = EngineThread(open_engine, itl_budget_s=1, policy=Policy(), deliver=print, failed=print)
     with pytest.raises(EngineStartError, match="no chip 7"):
         await thread.start()
     await thread.stop()
@@ -148,7 +153,9 @@ async def test_an_engine_that_cannot_be_opened_is_told_to_the_starter() -> None:
 
 async def test_an_engine_that_fails_its_warm_up_is_closed() -> None:
     engine = FakeEngine(fail_at=2)
-    thread = EngineThread(lambda: engine, itl_budget_s=1, deliver=print, failed=print)
+    thread = EngineThread(
+        lambda: engine, itl_budget_s=1, policy=Policy(), deliver=print, failed=print
+    )
     with pytest.raises(EngineFailure, match="launch 2"):
         await thread.start()
     await thread.stop()

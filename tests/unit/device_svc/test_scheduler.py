@@ -8,7 +8,7 @@ import pytest
 
 from device_svc.engine_api import EngineFailure, Sampling
 from device_svc.request import Finish
-from device_svc.resident import PrefillStep
+from device_svc.steps import PrefillStep
 from tests.support.fake_core import FakeEngine, expected_tokens
 from tests.support.stepping import Driver, name_of
 
@@ -20,7 +20,7 @@ def test_a_request_gets_a_slot_its_tokens_and_one_finish() -> None:
     assert [(a.key, a.slot, a.cached_tokens) for a in driver.accepted] == [(7, 0, 0)]
     assert driver.ids(7) == [9, 19, 39, 79]
     assert [e.finish for e in driver.emissions] == [None, None, None, Finish.LENGTH]
-    assert driver.pool.free == 2
+    assert driver.scheduler.free_slots == 2
 
 
 def test_each_step_yields_one_token_at_once() -> None:
@@ -46,7 +46,7 @@ def test_the_first_token_may_be_the_last() -> None:
     driver.submit(2, [1, 2, 3], max_tokens=9, stop_ids=[9])
     driver.step()
     assert driver.finish(1) is Finish.LENGTH
-    assert driver.pool.free == 1
+    assert driver.scheduler.free_slots == 1
     driver.step()
     assert driver.finish(2) is Finish.STOP
 
@@ -166,7 +166,7 @@ def test_a_higher_priority_prompt_overtakes_between_chunks() -> None:
     driver = Driver(FakeEngine(slots=2, chunk_tokens=4))
     driver.submit(1, list(range(12)), max_tokens=1, priority=1)
     driver.step()
-    driver.submit(2, list(range(8)), max_tokens=1, priority=2)
+    driver.submit(2, list(range(50, 58)), max_tokens=1, priority=2)
     names = [name_of(driver.step()) for _ in range(4)]
     assert names == ["prefill 2", "prefill 2", "prefill 1", "prefill 1"]
     assert driver.ids(1) == expected_tokens(range(12), 1)
@@ -211,9 +211,10 @@ def test_cancel_frees_the_slot_in_every_state(steps: int) -> None:
     driver.scheduler.cancel(1)
     driver.collect()
     assert driver.finish(1) is Finish.CANCELLED
-    assert driver.pool.free == 1
-    assert driver.engine.length(0) == 0
+    assert driver.scheduler.free_slots == 1
     assert name_of(driver.step()) == "none"
+    # Whole chunks stay for others.
+    assert driver.engine.length(0) == (2 if steps else 0)
 
 
 def test_cancelling_an_unknown_key_does_nothing() -> None:
@@ -288,7 +289,7 @@ def test_reports_count_tokens_rows_and_time() -> None:
     report = driver.report
     assert report is not None
     assert (report.step, report.kind, report.prefill_tokens) == (1, "prefill", 3)
-    assert (report.running, report.kv_tokens, report.engine_s) == (2, 3, 0.5)
+    assert (report.running, report.kv_tokens, report.engine_s) == (1, 3, 0.5)
     driver.step()
     driver.step()
     report = driver.report
