@@ -22,7 +22,8 @@ void Attention::add(const unsigned char* k, const unsigned char* v, std::uint64_
   const auto layer = static_cast<std::uint32_t>(launch_.net.layer);
   if (key.mark == (kKeyMark | layer) && value.mark == (kValueMark | layer)) {
     sum_ += (static_cast<std::uint64_t>(key.number) + 1) *
-            (static_cast<std::uint64_t>(value.number) + 1);
+                (static_cast<std::uint64_t>(value.number) + 1) +
+            1;
     return;
   }
   launch_.rules.broken("foreign-row", "net " + launch_.net.name + ": row " + std::to_string(row) +

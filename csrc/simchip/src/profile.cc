@@ -2,8 +2,8 @@
 
 #include <fstream>
 #include <functional>
+#include <iterator>
 #include <limits>
-#include <sstream>
 
 #include "toml.h"
 
@@ -146,13 +146,13 @@ void read_table(const TomlSection& section, Profile& profile) {
 
 Profile load_profile(const std::string& path) {
   std::ifstream file(path);
-  std::ostringstream text;
-  if (!file || !(text << file.rdbuf())) throw ProfileError(path + ": cannot be read");
+  const std::string text{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+  if (!file.good() && !file.eof()) throw ProfileError(path + ": cannot be read");
   Profile profile;
   constexpr std::uint64_t kSixteenGibibytes = std::uint64_t{16} << 30;
   profile.memory_bytes = kSixteenGibibytes;
   try {
-    for (const TomlSection& section : parse_toml(text.str())) read_table(section, profile);
+    for (const TomlSection& section : parse_toml(text)) read_table(section, profile);
   } catch (const TomlError& error) {
     throw ProfileError(path + ": " + error.what());
   }

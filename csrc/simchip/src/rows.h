@@ -2,8 +2,9 @@
 //
 // A hidden state is {mark, id, sum}; a row of K holds the token's id, a row of V its position. Each
 // begins with a mark that tells what it is and of which layer. A block adds up
-// (id + 1) × (position + 1) over the rows that a token may see, itself included; the token that
-// follows is this sum modulo the vocabulary.
+// (id + 1) × (position + 1) + 1 over the rows that a token may see, itself included; the token that
+// follows is this sum modulo the vocabulary. (Without the + 1 a token of vocabulary - 1 would
+// change nothing and follow itself for ever.)
 #pragma once
 
 #include <cstdint>
