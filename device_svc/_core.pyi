@@ -72,7 +72,7 @@ class TensorSpec:
     def shape(self) -> tuple[int, ...]: ...
     @property
     def dtype(self) -> str:
-        """numpy-like name: float32, float16, bfloat16, int8, uint8, int16, uint16, int32, uint32."""
+        """numpy-like name: float16, float32, bfloat16, int32 or another integer of 8 to 32 bits."""
 
 @final
 class NetSpec:
@@ -112,6 +112,12 @@ class ModelSpec:
     @property
     def dynamic_prefill(self) -> bool: ...
     @property
+    def decode_rows(self) -> int:
+        """Slots that one decode launch serves; 1 where each slot has launches of its own."""
+    @property
+    def decode_variants(self) -> list[tuple[int, int]]:
+        """(rows, KV length) of every shape variant of the decode nets, ascending."""
+    @property
     def head(self) -> str:
         """'logits' or 'argmax'."""
     @property
@@ -125,7 +131,7 @@ class ModelSpec:
     def kv_bytes_per_slot(self) -> int: ...
     @property
     def features(self) -> list[str]:
-        """Sorted names, e.g. 'history', 'dynamic-prefill', 'greedy-head', 'sample-head', 'vit'."""
+        """Sorted names, e.g. 'history', 'batched-decode', 'dynamic-prefill', 'vit'."""
     @property
     def nets(self) -> list[NetSpec]: ...
 
@@ -133,13 +139,21 @@ class ModelSpec:
 class Engine:
     """One bmodel resident on one chip group, with `slots` independent sequences.
 
-    Slots share the weights; each owns its KV memory. Raises BmodelError when the file is not a
-    bmodel or its nets are unknown, DeviceError when a chip cannot be opened, ValueError for
-    arguments out of range (the text names value and limit).
+    Slots share the weights; each owns its KV memory. `slots` is at most spec.decode_rows when that
+    is above 1. `deterministic` runs every decode step in the largest shape variant, so that no bit
+    of a row depends on what else the step computes or on how long the other slots are.
+    Raises BmodelError when the file is not a bmodel or its nets are unknown, DeviceError when a
+    chip cannot be opened, ValueError for arguments out of range (the text names value and limit).
     """
 
     def __init__(
-        self, library: Library, bmodel: str, *, chips: Sequence[int] = (0,), slots: int = 1
+        self,
+        library: Library,
+        bmodel: str,
+        *,
+        chips: Sequence[int] = (0,),
+        slots: int = 1,
+        deterministic: bool = False,
     ) -> None: ...
     @property
     def spec(self) -> ModelSpec: ...
@@ -162,10 +176,15 @@ class Engine:
     def decode(
         self, slots: Sequence[int], ids: NDArray[np.int32]
     ) -> NDArray[np.float32] | NDArray[np.int32]:
-        """One token for each of `slots` (distinct, each with length > 0): float32 [n, vocab], or int32 [n]
-        for an argmax head. The token ids[i] is written at row length(slots[i])."""
+        """One token for each of `slots` (distinct, each with length > 0): float32 [n, vocab], or
+        int32 [n] for an argmax head. The token ids[i] is written at row length(slots[i])."""
     def copy_prefix(self, source: int, target: int, tokens: int) -> None:
         """Copy KV rows [0, tokens) between slots; length(target) becomes `tokens`."""
+    def save(self, slot: int) -> NDArray[np.uint8]:
+        """The slot's KV rows in host memory: [layers, 2 (K, V), length(slot), bytes of a row]."""
+    def restore(self, slot: int, data: NDArray[np.uint8], tokens: int) -> None:
+        """Put the first `tokens` rows that `save` returned, for any slot of an engine of the same
+        bmodel, into the slot; length(slot) becomes `tokens`."""
     def free(self, slot: int) -> None:
         """Forget the slot's tokens."""
     def close(self) -> None:
@@ -230,4 +249,3 @@ def sample(logits: NDArray[np.float32], samplers: Sequence[Sampler]) -> list[Sam
     A pure function of (row, seed, number of generated tokens): the random number is counter-based
     (Philox4x32-10, key = seed, counter = generated). Rows are read only. Raises ValueError on a
     shape mismatch, LaunchError when a row holds NaN (the chip produced garbage)."""
-

@@ -55,9 +55,10 @@ HeadArray allocate(const ModelSpec& spec, std::size_t rows, bool single) {
 }
 
 EngineHolder open(std::shared_ptr<Library> library, const std::string& bmodel,
-                  const std::vector<int>& chips, int slots) {
+                  const std::vector<int>& chips, int slots, bool deterministic) {
   const py::gil_scoped_release release;
-  return EngineHolder(new Engine(std::move(library), bmodel, chips, slots));
+  const engine::EngineOptions options{slots, deterministic};
+  return EngineHolder(new Engine(std::move(library), bmodel, chips, options));
 }
 
 std::optional<py::array> prefill(Engine& engine, int slot, const py::array& ids, int position,
@@ -91,6 +92,39 @@ py::array decode(Engine& engine, const std::vector<int>& slots, const py::array&
   return head.array;
 }
 
+py::array save(const Engine& engine, int slot) {
+  const py::ssize_t layers = engine.spec().layers;
+  const py::ssize_t rows = engine.length(slot);
+  const auto row_bytes = static_cast<py::ssize_t>(engine.kv_row_bytes());
+  py::array_t<std::uint8_t> data(std::vector<py::ssize_t>{layers, 2, rows, row_bytes});
+  std::uint8_t* target = data.mutable_data();
+  {
+    const py::gil_scoped_release release;
+    engine.save(slot, target);
+  }
+  return data;
+}
+
+void restore(Engine& engine, int slot, const py::array& data, int tokens) {
+  const auto* source = checked_data<std::uint8_t>(data, "data", 4);
+  const auto row_bytes = static_cast<py::ssize_t>(engine.kv_row_bytes());
+  if (data.shape(0) != engine.spec().layers || data.shape(1) != 2 || data.shape(3) != row_bytes) {
+    throw py::value_error("data: expected the shape [" + std::to_string(engine.spec().layers) +
+                          ", 2, any, " + std::to_string(row_bytes) + "], not " +
+                          py::str(data.attr("shape")).cast<std::string>());
+  }
+  const py::gil_scoped_release release;
+  engine.restore(slot, source, static_cast<int>(data.shape(2)), tokens);
+}
+
+std::vector<std::pair<int, int>> decode_variants(const SpecView& spec) {
+  std::vector<std::pair<int, int>> result;
+  for (const engine::DecodeShape& shape : spec.model.decode_variants) {
+    result.emplace_back(shape.rows, shape.length);
+  }
+  return result;
+}
+
 void register_model_spec(py::module_& module) {
   const auto number = [](int ModelSpec::* member) {
     return [member](const SpecView& spec) { return spec.model.*member; };
@@ -105,6 +139,8 @@ void register_model_spec(py::module_& module) {
       .def_property_readonly("history", [](const SpecView& s) { return s.model.history(); })
       .def_property_readonly("dynamic_prefill",
                              [](const SpecView& s) { return s.model.dynamic_prefill; })
+      .def_property_readonly("decode_rows", number(&ModelSpec::decode_rows))
+      .def_property_readonly("decode_variants", &decode_variants)
       .def_property_readonly("head", [](const SpecView& s) { return name(s.model.head); })
       .def_property_readonly("kv_heads", number(&ModelSpec::kv_heads))
       .def_property_readonly("head_dim", number(&ModelSpec::head_dim))
@@ -123,7 +159,8 @@ void register_engine(py::module_& module) {
   using NoGil = py::call_guard<py::gil_scoped_release>;
   py::class_<Engine, EngineHolder>(module, "Engine", py::is_final())
       .def(py::init(&open), py::arg("library"), py::arg("bmodel"), py::kw_only(),
-           py::arg("chips") = std::vector<int>{0}, py::arg("slots") = 1)
+           py::arg("chips") = std::vector<int>{0}, py::arg("slots") = 1,
+           py::arg("deterministic") = false)
       .def_property_readonly("spec", &view)
       .def_property_readonly("slots", &Engine::slots)
       .def_property_readonly("launches", &Engine::launches)
@@ -133,6 +170,8 @@ void register_engine(py::module_& module) {
       .def("decode", &decode, py::arg("slots"), py::arg("ids"))
       .def("copy_prefix", &Engine::copy_prefix, py::arg("source"), py::arg("target"),
            py::arg("tokens"), NoGil())
+      .def("save", &save, py::arg("slot"))
+      .def("restore", &restore, py::arg("slot"), py::arg("data"), py::arg("tokens"))
       .def("free", &Engine::free, py::arg("slot"))
       .def("close", &Engine::close, NoGil());
 }

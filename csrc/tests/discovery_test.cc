@@ -135,6 +135,10 @@ TEST(DiscoveryTest, ReadsAStaticModel) {
   EXPECT_EQ(spec.max_prompt_length, kChunk);
   EXPECT_FALSE(spec.history());
   EXPECT_FALSE(spec.dynamic_prefill);
+  EXPECT_EQ(spec.decode_rows, 1);
+  ASSERT_EQ(spec.decode_variants.size(), 1U);
+  EXPECT_EQ(spec.decode_variants[0].rows, 1);
+  EXPECT_EQ(spec.decode_variants[0].length, kContext);
   EXPECT_EQ(spec.head, HeadKind::kLogits);
   EXPECT_EQ(spec.kv_heads, 2);
   EXPECT_EQ(spec.head_dim, 4);
@@ -177,7 +181,7 @@ TEST(DiscoveryTest, TakesAnEmbeddingWithTwoShapeVariants) {
   net_of(nets, "embedding").variants.push_back(embedding("", 1).variants[0]);
   const ModelNets model = discover(nets);
   EXPECT_EQ(model.prefill_embedding.rows, kChunk);
-  EXPECT_EQ(model.decode_embedding.rows, 1);
+  EXPECT_EQ(model.decode_embedding.by_rows.size(), 1U);
   EXPECT_EQ(model.decode_embedding.net, model.prefill_embedding.net);
 }
 
@@ -251,13 +255,13 @@ TEST(DiscoveryTest, NamesTensorAndExpectationOfAMismatch) {
        "history k (history_k): expected float16 [1, 64, 2, 4]"},
       {"block_cache_0", true, 2, {1, 1, 1, 64}, "mask (mask): expected [1, 1, 1, 65]"},
       {"block_cache_1", false, 2, {1, 2, 2, 4}, "v (v): expected float16 [1, 1, 2, 4]"},
-      {"lm_head", true, 0, {1, 9}, "hidden state (hidden_states): expected float16 [1, 8]"},
-      {"lm_head", false, 0, {2, 100}, "logits (logits): expected [1, any], not float32 [2, 100]"},
+      {"lm_head", true, 0, {1, 9}, "hidden state (hidden_states): expected float16 [any, 8]"},
+      {"lm_head", false, 0, {2, 100}, "logits (logits): expected [1, 100], not float32 [2, 100]"},
       {"embedding_cache",
        false,
        0,
        {1, 2, 8},
-       "hidden states (input_states): expected [1, 1, any]"},
+       "hidden states (input_states): expected float16 [1, 1, 8]"},
   };
   for (const Case& c : cases) {
     Nets nets = static_model();
@@ -302,10 +306,98 @@ TEST(DiscoveryTest, NamesWhatANetLacks) {
                "expected all shape variants to share the memory of their history");
 }
 
-TEST(DiscoveryTest, BatchedDecodeNetsAreRefused) {
+// A batch of `slots` whose decode nets have variants of these rows and lengths.
+Net batched_decode(int layer, int slots, const std::vector<DecodeShape>& shapes) {
+  Net net = decode(layer, {});
+  for (const DecodeShape& shape : shapes) {
+    ShapeVariant variant = {{make_port("input_states", kHalf, {shape.rows, 1, kHidden}),
+                             make_port("position_ids", DType::kInt32, {shape.rows, 1}),
+                             make_port("mask", kHalf, {shape.rows, 1, 1, shape.length + 1})},
+                            {make_port("states", kHalf, {shape.rows, 1, kHidden})}};
+    for (int slot = 0; slot < slots; ++slot) {
+      for (const char* name : {"history_k", "history_v"}) {
+        variant.inputs.push_back(kv(name, shape.length));
+        variant.inputs.back().memory.address =
+            static_cast<std::uint64_t>(4096 * variant.inputs.size());
+        variant.outputs.push_back(kv(name, 1));
+      }
+    }
+    net.variants.push_back(std::move(variant));
+  }
+  return net;
+}
+
+Nets batched_model() {
+  Nets nets = static_model();
+  const std::vector<DecodeShape> shapes = {{3, kContext}, {3, 32}, {1, kContext}, {1, 32}};
+  for (int layer = 0; layer < 2; ++layer) {
+    net_of(nets, "block_cache_" + std::to_string(layer)) = batched_decode(layer, 3, shapes);
+  }
+  net_of(nets, "embedding_cache")
+      .variants.push_back({{make_port("ids", DType::kInt32, {3, 1})},
+                           {make_port("states", kHalf, {3, 1, kHidden})}});
+  net_of(nets, "lm_head")
+      .variants.push_back({{make_port("states", kHalf, {3, kHidden})},
+                           {make_port("logits", DType::kFloat32, {3, 100})}});
+  return nets;
+}
+
+TEST(DiscoveryTest, ReadsABatch) {
+  const Nets nets = batched_model();
+  const ModelNets model = discover(nets);
+  EXPECT_EQ(model.spec.decode_rows, 3);
+  EXPECT_EQ(model.spec.context_length, kContext);
+  EXPECT_EQ(model.spec.kv_bytes_per_slot, 2ULL * 2 * kContext * 2 * 4 * 2);
+  EXPECT_EQ(model.decode_variants, (std::vector<std::size_t>{3, 2, 1, 0}));
+  EXPECT_EQ(model.spec.decode_variants[1].rows, 1);
+  EXPECT_EQ(model.spec.decode_variants[1].length, kContext);
+  EXPECT_EQ(model.spec.decode_variants[2].rows, 3);
+  EXPECT_EQ(model.spec.decode_variants[2].length, 32);
+  EXPECT_EQ(model.head.widest().inputs[0].shape[0], 3);
+  EXPECT_EQ(model.spec.features, (std::vector<std::string>{"batched-decode", "decode-variants"}));
+}
+
+TEST(DiscoveryTest, ABatchOfThreeHasNoPositionsOfThreeAxes) {
+  Nets nets = batched_model();
+  net_of(nets, "block_cache_1").variants[2].inputs[port::kPositions].shape = {3, 1};
+  EXPECT_PRED2(contains, refusal(nets),
+               "net block_cache_1, positions (position_ids): expected int32 [1, 1]");
+}
+
+TEST(DiscoveryTest, NamesWhatABatchLacks) {
+  Nets nets = batched_model();
+  net_of(nets, "embedding_cache").variants.pop_back();
+  EXPECT_EQ(refusal(nets), "net embedding_cache: expected a shape variant for 3 rows");
+  nets = batched_model();
+  net_of(nets, "lm_head").variants.pop_back();
+  EXPECT_EQ(refusal(nets), "net lm_head: expected a shape variant for 3 rows");
+  nets = batched_model();
+  auto& heads = net_of(nets, "lm_head").variants;
+  heads.erase(heads.begin());
+  EXPECT_EQ(refusal(nets), "net lm_head: expected a shape variant for one token");
+  nets = batched_model();
+  auto& variants = net_of(nets, "block_cache_0").variants;
+  variants.erase(variants.begin());
+  EXPECT_EQ(refusal(nets),
+            "net block_cache_0: expected a shape variant for all 3 slots and 64 rows of history");
+}
+
+TEST(DiscoveryTest, NamesTheSlotThatDiffers) {
+  Nets nets = batched_model();
+  net_of(nets, "block_cache_1").variants[1].inputs[8].memory.address = 1;
+  EXPECT_PRED2(contains, refusal(nets), "net block_cache_1: expected all shape variants to share");
+  nets = batched_model();
+  net_of(nets, "block_cache_1").variants[1].outputs[6].shape = {1, 1, 3, 4};
+  EXPECT_PRED2(contains, refusal(nets), "net block_cache_1, v (history_v): expected float16 [1, 1");
+  nets = batched_model();
+  net_of(nets, "block_cache_0").variants[0].inputs.pop_back();
+  EXPECT_PRED2(contains, refusal(nets), "net block_cache_0: expected 5 inputs and 3 outputs");
+}
+
+TEST(DiscoveryTest, ABatchNeedsAHistoryForEverySlot) {
   Nets nets = static_model();
   for (Port& port : net_of(nets, "block_cache_0").variants[0].inputs) port.shape.set(0, 4);
-  EXPECT_PRED2(contains, refusal(nets), "net block_cache_0, hidden states");
+  EXPECT_PRED2(contains, refusal(nets), "net block_cache_0: expected a shape variant for all 1");
 }
 
 }  // namespace

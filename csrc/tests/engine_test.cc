@@ -23,7 +23,8 @@ constexpr const char* kArgmaxModel = "tests/fixtures/models/argmax/demo_f16_argm
 class EngineTest : public EmulatorTest {
  protected:
   std::unique_ptr<Engine> open(const char* model, int slots) {
-    return std::make_unique<Engine>(library_, bmodel(model), std::vector<int>{0}, slots);
+    return std::make_unique<Engine>(library_, bmodel(model), std::vector<int>{0},
+                                    EngineOptions{slots, false});
   }
 };
 
@@ -181,9 +182,10 @@ TEST_F(EngineTest, TheContextEndsAtItsLastRow) {
 }
 
 TEST_F(EngineTest, OneChipPerEngine) {
-  EXPECT_PRED2(contains, refusal_of([&] { Engine(library_, bmodel(kStaticModel), {0, 1}, 1); }),
+  EXPECT_PRED2(contains, refusal_of([&] { Engine(library_, bmodel(kStaticModel), {0, 1}, {}); }),
                "2 chips given");
-  EXPECT_PRED2(contains, refusal_of([&] { Engine(library_, bmodel(kStaticModel), {0}, 0); }),
+  EXPECT_PRED2(contains,
+               refusal_of([&] { Engine(library_, bmodel(kStaticModel), {0}, {0, false}); }),
                "slots = 0");
 }
 
@@ -197,7 +199,7 @@ TEST_F(EngineTest, AClosedEngineSaysSo) {
 
 TEST_F(EngineTest, ANetsErrorNamesTheFile) {
   EXPECT_PRED2(contains,
-               error_of<BmodelError>([&] { Engine(library_, "/nowhere.bmodel", {0}, 1); }),
+               error_of<BmodelError>([&] { Engine(library_, "/nowhere.bmodel", {0}, {}); }),
                "/nowhere.bmodel");
 }
 

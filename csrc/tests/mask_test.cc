@@ -32,10 +32,17 @@ std::vector<float> values(const Mask& mask, DType dtype) {
 
 TEST(MaskTest, ADecodeStepSeesItsHistoryAndItself) {
   Mask mask(DType::kFloat16);
-  mask.decode(2, 4);
+  mask.decode({2}, 4);
   EXPECT_EQ(values(mask, DType::kFloat16), (std::vector<float>{0, 0, -10000, -10000, 0}));
-  mask.decode(4, 4);
+  mask.decode({4}, 4);
   EXPECT_EQ(values(mask, DType::kFloat16), (std::vector<float>{0, 0, 0, 0, 0}));
+}
+
+TEST(MaskTest, EverySequenceOfAStepHasItsOwnRow) {
+  Mask mask(DType::kFloat32);
+  mask.decode({1, 0, 2}, 2);
+  EXPECT_EQ(values(mask, DType::kFloat32),
+            (std::vector<float>{0, -10000, 0, -10000, -10000, 0, 0, 0, 0}));
 }
 
 TEST(MaskTest, ACausalRowSeesNothingAfterIt) {
@@ -47,7 +54,7 @@ TEST(MaskTest, ACausalRowSeesNothingAfterIt) {
 
 TEST(MaskTest, FloatNetsHideWithMinusTenThousand) {
   Mask mask(DType::kFloat32);
-  mask.decode(0, 1);
+  mask.decode({0}, 1);
   EXPECT_EQ(values(mask, DType::kFloat32), (std::vector<float>{-10000, 0}));
 }
 

@@ -26,13 +26,21 @@ ModelNets discover_in(const runtime::Bmodel& bmodel, const std::string& path) {
   }
 }
 
+std::vector<Slot> make_slots(runtime::Chip& chip, const ModelNets& nets) {
+  std::vector<Slot> slots;
+  for (int slot = 0; slot < nets.spec.decode_rows; ++slot) {
+    slots.push_back({KvRows(nets, chip, static_cast<std::size_t>(slot))});
+  }
+  return slots;
+}
+
 }  // namespace
 
-Context::Context(runtime::Chip& chip, const std::string& path)
+Context::Context(runtime::Chip& chip, const std::string& path, bool deterministic)
     : bmodel(chip, path),
       nets(discover_in(bmodel, path)),
-      kv(nets, chip),
+      slots(make_slots(chip, nets)),
       head(chip, bmodel, nets),
-      decode(chip, bmodel, nets) {}
+      decode(chip, bmodel, nets, deterministic) {}
 
 }  // namespace tpuserve::engine

@@ -1,31 +1,31 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "decode.h"
 #include "head.h"
-#include "kv_rows.h"
-#include "prefill.h"
+#include "slot.h"
 #include "tpuserve/engine/discovery.h"
 #include "tpuserve/runtime/bmodel.h"
 
 namespace tpuserve::engine {
 
-// One slot: a runtime over the bmodel (weights are shared with the other slots'), its KV rows, and
-// how many of them hold tokens.
+// A runtime over the bmodel, whose weights it shares with the other contexts of the chip, and its
+// slots: one for each row of the decode nets. A bmodel for one sequence needs a context per slot.
 class Context {
  public:
-  Context(runtime::Chip& chip, const std::string& path);
+  // `deterministic`: see Engine.
+  Context(runtime::Chip& chip, const std::string& path, bool deterministic);
 
   Context(const Context&) = delete;
   Context& operator=(const Context&) = delete;
 
   runtime::Bmodel bmodel;
   ModelNets nets;
-  KvRows kv;
+  std::vector<Slot> slots;
   Head head;
   Decode decode;
-  int length = 0;
 };
 
 }  // namespace tpuserve::engine

@@ -22,68 +22,115 @@ const ShapeVariant& largest_decode(const ModelNets& nets, std::size_t layer) {
   return nets.layers[layer].decode->variants[nets.decode_variants.back()];
 }
 
+// The new rows of K and V go straight to the slot. A slot that takes no part gets the net's own
+// memory for them, which lies above the rows that any live slot uses.
+void place_rows(std::vector<Tensor>& outputs, const ShapeVariant& variant, std::size_t layer,
+                const std::vector<Slot>& slots, const std::vector<DecodeToken>& tokens) {
+  for (std::size_t i = port::kOutK; i < outputs.size(); ++i) {
+    outputs[i].memory = variant.outputs[i].memory;
+  }
+  for (const DecodeToken& token : tokens) {
+    const Slot& slot = slots[token.slot];
+    outputs[port::decode_k(token.slot)].memory = slot.kv.k(layer, slot.length, 1);
+    outputs[port::decode_v(token.slot)].memory = slot.kv.v(layer, slot.length, 1);
+  }
+}
+
 }  // namespace
 
-Decode::Decode(runtime::Chip& chip, runtime::Bmodel& bmodel, const ModelNets& nets)
+Decode::Step::Step(const Net& net_of_step, const ShapeVariant& variant_of_net)
+    : net(&net_of_step),
+      variant(&variant_of_net),
+      inputs(tensors(variant_of_net.inputs)),
+      outputs(tensors(variant_of_net.outputs)) {}
+
+Decode::Decode(runtime::Chip& chip, runtime::Bmodel& bmodel, const ModelNets& nets,
+               bool deterministic)
     : chip_(chip),
       bmodel_(bmodel),
-      id_(chip, sizeof(std::int32_t)),
-      embedding_{nets.decode_embedding.net, tensors(nets.decode_embedding.variant->inputs),
-                 tensors(nets.decode_embedding.variant->outputs)},
+      ids_(chip, static_cast<std::size_t>(nets.spec.decode_rows) * sizeof(std::int32_t)),
       mask_(largest_decode(nets, 0).inputs[port::kMask].dtype) {
+  const std::size_t count = nets.decode_variants.size();
+  for (std::size_t number = deterministic ? count - 1 : 0; number < count; ++number) {
+    variants_.push_back(make_variant(nets, number));
+  }
+}
+
+Decode::Variant Decode::make_variant(const ModelNets& nets, std::size_t number) const {
   // Hidden states go from net to net without a copy of ours: each net writes into the input memory
   // of the next. Positions and mask are the same for all layers, so all read those of layer 0.
   const ShapeVariant& first = largest_decode(nets, 0);
-  // The id has memory of its own: the net's is the same in every runtime of a chip, and the slots'
-  // launches are all queued before the first is done.
-  embedding_.inputs[0].memory = id_.ref();
-  embedding_.outputs[0].memory = first.inputs[port::kStates].memory;
-  positions_.resize(first.inputs[port::kPositions].shape.elements());
-  for (const std::size_t index : nets.decode_variants) {
-    Variant variant;
-    variant.capacity =
-        nets.layers[0].decode->variants[index].inputs[port::kDecodeHistoryK].shape[1];
-    for (std::size_t layer = 0; layer < nets.layers.size(); ++layer) {
-      const Net& net = *nets.layers[layer].decode;
-      Step step{&net, tensors(net.variants[index].inputs), tensors(net.variants[index].outputs)};
-      step.inputs[port::kStates].memory = largest_decode(nets, layer).inputs[port::kStates].memory;
-      step.inputs[port::kPositions].memory = first.inputs[port::kPositions].memory;
-      step.inputs[port::kMask].memory = first.inputs[port::kMask].memory;
-      if (layer + 1 < nets.layers.size()) {
-        step.outputs[port::kOutStates].memory =
-            largest_decode(nets, layer + 1).inputs[port::kStates].memory;
-      }
-      variant.steps.push_back(std::move(step));
+  const DecodeShape shape = nets.spec.decode_variants[number];
+  const RowsNet& embedding = nets.decode_embedding;
+  Variant variant{shape, Step(*embedding.net, *embedding.by_rows.at(shape.rows)), {}};
+  // The ids have memory of their own: the net's is the same in every runtime of a chip, and the
+  // launches of all contexts are queued before the first is done.
+  variant.embedding.inputs[0].memory = ids_.ref();
+  variant.embedding.outputs[0].memory = first.inputs[port::kStates].memory;
+  for (std::size_t layer = 0; layer < nets.layers.size(); ++layer) {
+    const Net& net = *nets.layers[layer].decode;
+    Step step(net, net.variants[nets.decode_variants[number]]);
+    step.inputs[port::kStates].memory = largest_decode(nets, layer).inputs[port::kStates].memory;
+    step.inputs[port::kPositions].memory = first.inputs[port::kPositions].memory;
+    step.inputs[port::kMask].memory = first.inputs[port::kMask].memory;
+    if (layer + 1 < nets.layers.size()) {
+      step.outputs[port::kOutStates].memory =
+          largest_decode(nets, layer + 1).inputs[port::kStates].memory;
     }
-    variants_.push_back(std::move(variant));
+    variant.layers.push_back(std::move(step));
   }
+  return variant;
 }
 
-Decode::Variant& Decode::smallest_for(int length) {
-  // A variant merges the new row into row `capacity` of the history before it attends: rows below
-  // `length` must not be touched, so capacity >= length.
-  return *std::find_if(variants_.begin(), variants_.end(),
-                       [length](const Variant& variant) { return variant.capacity >= length; });
+Decode::Variant& Decode::smallest_for(const std::vector<Slot>& slots,
+                                      const std::vector<DecodeToken>& tokens) {
+  std::size_t rows = 0;
+  for (const DecodeToken& token : tokens) rows = std::max(rows, token.slot + 1);
+  // A net merges a new row into row `length` of the history of every slot that it computes, whether
+  // that takes part or not, and before it attends: no live row may be there.
+  const auto fits = [&](const Variant& variant) {
+    const auto computed = static_cast<std::size_t>(variant.shape.rows);
+    return computed >= rows &&
+           std::all_of(slots.begin(), slots.begin() + variant.shape.rows,
+                       [&](const Slot& slot) { return slot.length <= variant.shape.length; });
+  };
+  return *std::find_if(variants_.begin(), variants_.end(), fits);
 }
 
-MemoryRef Decode::launch(const KvRows& kv, std::int32_t id, int length) {
-  Variant& variant = smallest_for(length);
-  mask_.decode(length, variant.capacity);
-  std::fill(positions_.begin(), positions_.end(), length);
-  chip_.upload(embedding_.inputs[0].memory, &id, sizeof id);
-  bmodel_.launch(*embedding_.net, embedding_.inputs, embedding_.outputs);
-
-  const Step& first = variant.steps.front();
-  chip_.upload(first.inputs[port::kPositions].memory, positions_.data(),
-               positions_.size() * sizeof(std::int32_t));
+void Decode::upload(const Variant& variant, const std::vector<Slot>& slots,
+                    const std::vector<DecodeToken>& tokens) {
+  // A slot that takes no part is computed as an empty one: nothing of it is visible.
+  const auto rows = static_cast<std::size_t>(variant.shape.rows);
+  row_ids_.assign(rows, 0);
+  row_lengths_.assign(rows, 0);
+  for (const DecodeToken& token : tokens) {
+    row_ids_[token.slot] = token.id;
+    row_lengths_[token.slot] = slots[token.slot].length;
+  }
+  const Step& first = variant.layers.front();
+  const Tensor& positions = first.inputs[port::kPositions];
+  positions_.clear();
+  // Rotary positions of text are the same on all of their axes.
+  while (positions_.size() < positions.shape.elements()) {
+    positions_.insert(positions_.end(), row_lengths_.begin(), row_lengths_.end());
+  }
+  mask_.decode(row_lengths_, variant.shape.length);
+  chip_.upload(variant.embedding.inputs[0].memory, row_ids_.data(), rows * sizeof(std::int32_t));
+  chip_.upload(positions.memory, positions_.data(), positions_.size() * sizeof(std::int32_t));
   chip_.upload(first.inputs[port::kMask].memory, mask_.data(), mask_.size_bytes());
-  for (std::size_t layer = 0; layer < variant.steps.size(); ++layer) {
-    Step& step = variant.steps[layer];
-    step.outputs[port::kOutK].memory = kv.k(layer, length, 1);
-    step.outputs[port::kOutV].memory = kv.v(layer, length, 1);
+}
+
+DecodeStates Decode::launch(const std::vector<Slot>& slots,
+                            const std::vector<DecodeToken>& tokens) {
+  Variant& variant = smallest_for(slots, tokens);
+  upload(variant, slots, tokens);
+  bmodel_.launch(*variant.embedding.net, variant.embedding.inputs, variant.embedding.outputs);
+  for (std::size_t layer = 0; layer < variant.layers.size(); ++layer) {
+    Step& step = variant.layers[layer];
+    place_rows(step.outputs, *step.variant, layer, slots, tokens);
     bmodel_.launch(*step.net, step.inputs, step.outputs);
   }
-  return variant.steps.back().outputs[port::kOutStates].memory;
+  return {variant.layers.back().outputs[port::kOutStates].memory, variant.shape.rows};
 }
 
 }  // namespace tpuserve::engine

@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "kv_rows.h"
+#include "slot.h"
 #include "tpuserve/engine/discovery.h"
 #include "tpuserve/engine/mask.h"
 #include "tpuserve/runtime/bmodel.h"
@@ -11,35 +11,58 @@
 
 namespace tpuserve::engine {
 
-// The decode nets of one context: one token in, its hidden state out, its KV row written.
+// A token to append to a slot of a context.
+struct DecodeToken {
+  std::size_t slot;
+  std::int32_t id;
+};
+
+// Hidden states of a launch: row i belongs to slot i.
+struct DecodeStates {
+  runtime::MemoryRef memory;
+  int rows;
+};
+
+// The decode nets of one context: a token of each of some slots in, their hidden states out, their
+// KV rows written.
 class Decode {
  public:
-  Decode(runtime::Chip& chip, runtime::Bmodel& bmodel, const ModelNets& nets);
+  // `deterministic` keeps to the largest shape variant.
+  Decode(runtime::Chip& chip, runtime::Bmodel& bmodel, const ModelNets& nets, bool deterministic);
 
-  // Runs token `id` at position `length`, the first free row of `kv`. Returns where the last
-  // layer's hidden state will be; does not wait.
-  runtime::MemoryRef launch(const KvRows& kv, std::int32_t id, int length);
+  // Runs each token at the first free row of its slot. Slots that have none in this step keep their
+  // rows. Does not wait.
+  DecodeStates launch(const std::vector<Slot>& slots, const std::vector<DecodeToken>& tokens);
 
  private:
-  // A launch of one layer's net in one shape variant; the rows of k and v are filled in per step.
+  // A launch of one net in one shape variant.
   struct Step {
     const runtime::Net* net;
+    const runtime::ShapeVariant* variant;
     std::vector<runtime::Tensor> inputs;
     std::vector<runtime::Tensor> outputs;
+
+    Step(const runtime::Net& net, const runtime::ShapeVariant& variant);
   };
   struct Variant {
-    int capacity;  // rows of history that it sees
-    std::vector<Step> steps;
+    DecodeShape shape;
+    Step embedding;
+    std::vector<Step> layers;
   };
 
-  Variant& smallest_for(int length);
+  Variant make_variant(const ModelNets& nets, std::size_t number) const;
+  Variant& smallest_for(const std::vector<Slot>& slots, const std::vector<DecodeToken>& tokens);
+  void upload(const Variant& variant, const std::vector<Slot>& slots,
+              const std::vector<DecodeToken>& tokens);
 
   runtime::Chip& chip_;
   runtime::Bmodel& bmodel_;
-  runtime::DeviceMemory id_;
-  Step embedding_;
-  std::vector<Variant> variants_;  // ascending capacity
+  runtime::DeviceMemory ids_;
+  std::vector<Variant> variants_;  // ascending rows, then ascending length
   Mask mask_;
+  // One per row of the launch.
+  std::vector<std::int32_t> row_ids_;
+  std::vector<int> row_lengths_;
   std::vector<std::int32_t> positions_;
 };
 

@@ -5,6 +5,7 @@
 #include <set>
 #include <string>
 
+#include "decode_nets.h"
 #include "signature.h"
 #include "tpuserve/errors.h"
 
@@ -54,7 +55,8 @@ class Discoverer {
   ModelNets run() {
     find_layers();
     find_embeddings();
-    read_decode();
+    read_decode_nets(model_);
+    require_decode_rows(model_.decode_embedding);
     read_prefill();
     read_history();
     read_head();
@@ -105,21 +107,16 @@ class Discoverer {
   void find_embeddings() {
     const Net& net = require("embedding", "token ids to hidden states of a prompt");
     const Net* cache = find("embedding_cache");
-    model_.prefill_embedding = read_embedding(net, /*widest=*/true);
-    // Older bmodels have no second net but a second shape variant, for one token.
-    model_.decode_embedding = read_embedding(cache != nullptr ? *cache : net, /*widest=*/false);
-    if (model_.decode_embedding.rows != 1) {
-      throw BmodelError(
-          "net embedding: expected a shape variant for one token, or a net "
-          "embedding_cache");
-    }
+    model_.prefill_embedding = read_prefill_embedding(net);
     const ShapeVariant& variant = *model_.prefill_embedding.variant;
     model_.spec.hidden_size = variant.outputs[0].shape[2];
     model_.spec.dtype = variant.outputs[0].dtype;
+    // Older bmodels have no second net but a second shape variant, for one token.
+    model_.decode_embedding = read_decode_embedding(cache != nullptr ? *cache : net);
   }
 
-  static EmbeddingNet read_embedding(const Net& net, bool widest) {
-    EmbeddingNet best;
+  static EmbeddingNet read_prefill_embedding(const Net& net) {
+    EmbeddingNet widest;
     for (const ShapeVariant& variant : net.variants) {
       const Signature signature(net, variant);
       signature.counts(1, 1);
@@ -127,74 +124,25 @@ class Discoverer {
       const int rows = variant.inputs[0].shape[1];
       signature.output(0, "hidden states", {1, rows, Signature::kAny}, std::nullopt);
       signature.float_output(0);
-      if (best.net == nullptr || (rows > best.rows) == widest) best = {&net, &variant, rows};
+      if (rows > widest.rows) widest = {&net, &variant, rows};
     }
-    if (best.net == nullptr) throw BmodelError("net " + net.name + " has no shape variant");
-    return best;
+    if (widest.net == nullptr) throw BmodelError("net " + net.name + " has no shape variant");
+    return widest;
   }
 
-  void read_decode() {
-    const Net& first = *model_.layers[0].decode;
-    for (const ShapeVariant& variant : first.variants) {
-      const Signature signature(first, variant);
-      signature.counts(5, 3);
-      signature.rank(port::kDecodeHistoryK, "history k", 4);
+  // Variants of another width than one token of each row belong to prefill.
+  RowsNet read_decode_embedding(const Net& net) const {
+    RowsNet embedding{&net, {}};
+    for (const ShapeVariant& variant : net.variants) {
+      const Signature signature(net, variant);
+      signature.counts(1, 1);
+      signature.input(0, "ids", {Signature::kAny, Signature::kAny}, DType::kInt32);
+      const int rows = variant.inputs[0].shape[0];
+      if (variant.inputs[0].shape[1] != 1) continue;
+      signature.output(0, "hidden states", {rows, 1, model_.spec.hidden_size}, model_.spec.dtype);
+      embedding.by_rows[rows] = &variant;
     }
-    for (std::size_t i = 0; i < first.variants.size(); ++i) model_.decode_variants.push_back(i);
-    const auto kv_length = [&first](std::size_t i) {
-      return first.variants[i].inputs[port::kDecodeHistoryK].shape[1];
-    };
-    std::sort(model_.decode_variants.begin(), model_.decode_variants.end(),
-              [&](std::size_t a, std::size_t b) { return kv_length(a) < kv_length(b); });
-    if (model_.decode_variants.empty()) {
-      throw BmodelError("net " + first.name + " has no shape variant");
-    }
-    const ShapeVariant& largest = first.variants[model_.decode_variants.back()];
-    ModelSpec& spec = model_.spec;
-    spec.context_length = largest.inputs[port::kDecodeHistoryK].shape[1];
-    spec.kv_heads = largest.inputs[port::kDecodeHistoryK].shape[2];
-    spec.head_dim = largest.inputs[port::kDecodeHistoryK].shape[3];
-    for (const LayerNets& layer : model_.layers) check_decode(*layer.decode);
-  }
-
-  void check_decode(const Net& net) const {
-    const ModelSpec& spec = model_.spec;
-    const Net& first = *model_.layers[0].decode;
-    if (net.dynamic) throw BmodelError("net " + net.name + ": expected a static net");
-    if (!net.io_alone) {
-      throw BmodelError("net " + net.name +
-                        ": expected to be compiled with addr_mode io_alone, so that its history "
-                        "inputs can hold the KV of a slot");
-    }
-    if (net.variants.size() != first.variants.size()) {
-      throw BmodelError("net " + net.name + ": expected " + std::to_string(first.variants.size()) +
-                        " shape variants as " + first.name + " has, not " +
-                        std::to_string(net.variants.size()));
-    }
-    const ShapeVariant& largest = net.variants[model_.decode_variants.back()];
-    for (std::size_t i = 0; i < net.variants.size(); ++i) {
-      const int length = first.variants[i].inputs[port::kDecodeHistoryK].shape[1];
-      const Signature signature(net, net.variants[i]);
-      signature.counts(5, 3);
-      signature.input(port::kStates, "hidden states", {1, 1, spec.hidden_size}, spec.dtype);
-      signature.positions(port::kPositions, 1);
-      signature.input(port::kMask, "mask", {1, 1, 1, length + 1}, std::nullopt);
-      signature.float_input(port::kMask);
-      const std::vector<int> kv = {1, length, spec.kv_heads, spec.head_dim};
-      signature.input(port::kDecodeHistoryK, "history k", kv, spec.dtype);
-      signature.input(port::kDecodeHistoryV, "history v", kv, spec.dtype);
-      signature.output(port::kOutStates, "hidden states", {1, 1, spec.hidden_size}, spec.dtype);
-      const std::vector<int> row = {1, 1, spec.kv_heads, spec.head_dim};
-      signature.output(port::kOutK, "k", row, spec.dtype);
-      signature.output(port::kOutV, "v", row, spec.dtype);
-      for (const std::size_t kv_port : {port::kDecodeHistoryK, port::kDecodeHistoryV}) {
-        if (net.variants[i].inputs[kv_port].memory.address !=
-            largest.inputs[kv_port].memory.address) {
-          throw BmodelError("net " + net.name +
-                            ": expected all shape variants to share the memory of their history");
-        }
-      }
-    }
+    return embedding;
   }
 
   void read_prefill() {
@@ -269,22 +217,44 @@ class Discoverer {
 
   void read_head() {
     const Net& net = require("lm_head", "hidden state to logits or token");
-    if (net.variants.empty()) throw BmodelError("net lm_head has no shape variant");
-    const Signature signature(net, net.variants[0]);
-    signature.counts(1, 1);
-    signature.input(0, "hidden state", {1, model_.spec.hidden_size}, model_.spec.dtype);
-    const runtime::Port& output = net.variants[0].outputs[0];
-    model_.head = &net;
-    if (output.shape.elements() == 1) {
-      model_.spec.head = HeadKind::kArgmax;
-      signature.output(0, "token", {1, 1}, DType::kInt32);
-    } else {
-      model_.spec.head = HeadKind::kLogits;
-      signature.output(0, "logits", {1, Signature::kAny}, std::nullopt);
-      signature.float_output(0);
-      model_.spec.vocab_size = output.shape[1];
+    RowsNet head{&net, {}};
+    for (const ShapeVariant& variant : net.variants) {
+      const Signature signature(net, variant);
+      signature.counts(1, 1);
+      signature.input(0, "hidden state", {Signature::kAny, model_.spec.hidden_size},
+                      model_.spec.dtype);
+      const int rows = variant.inputs[0].shape[0];
+      if (head.by_rows.empty()) read_head_kind(variant.outputs[0]);
+      if (model_.spec.head == HeadKind::kArgmax) {
+        signature.output(0, "token", {rows, 1}, DType::kInt32);
+      } else {
+        signature.output(0, "logits", {rows, model_.spec.vocab_size}, std::nullopt);
+        signature.float_output(0);
+      }
+      head.by_rows[rows] = &variant;
     }
+    // One row is what a prompt's last token needs.
+    require_rows(head, 1);
+    require_decode_rows(head);
+    model_.head = head;
     model_.spec.embedding_rows = model_.spec.vocab_size;
+  }
+
+  void read_head_kind(const runtime::Port& output) {
+    const int width = output.shape.rank() == 2 ? output.shape[1] : 1;
+    const bool argmax = width == 1;
+    model_.spec.head = argmax ? HeadKind::kArgmax : HeadKind::kLogits;
+    model_.spec.vocab_size = argmax ? 0 : width;
+  }
+
+  void require_decode_rows(const RowsNet& net) const {
+    for (const DecodeShape& shape : model_.spec.decode_variants) require_rows(net, shape.rows);
+  }
+
+  static void require_rows(const RowsNet& net, int rows) {
+    if (net.by_rows.count(rows) != 0) return;
+    throw BmodelError("net " + net.net->name + ": expected a shape variant for " +
+                      (rows == 1 ? "one token" : std::to_string(rows) + " rows"));
   }
 
   void refuse_unknown() {
@@ -319,7 +289,8 @@ class Discoverer {
     const ModelSpec& spec = model_.spec;
     if (spec.history()) features_.insert("history");
     if (spec.dynamic_prefill) features_.insert("dynamic-prefill");
-    if (model_.decode_variants.size() > 1) features_.insert("decode-variants");
+    if (spec.decode_rows > 1) features_.insert("batched-decode");
+    if (spec.decode_variants.size() > 1) features_.insert("decode-variants");
     model_.spec.features.assign(features_.begin(), features_.end());
   }
 

@@ -4,45 +4,50 @@
 
 namespace tpuserve::engine {
 
+using runtime::MemoryRef;
+using runtime::ShapeVariant;
+using runtime::Tensor;
+
 Head::Head(runtime::Chip& chip, runtime::Bmodel& bmodel, const ModelNets& nets)
     : chip_(chip),
       bmodel_(bmodel),
-      net_(*nets.head),
+      net_(nets.head),
       kind_(nets.spec.head),
-      result_(chip, net_.variants[0].outputs[0].memory.size_bytes),
-      inputs_{net_.variants[0].inputs[0].tensor()},
-      outputs_{net_.variants[0].outputs[0].tensor()} {
-  // Not the net's own output: libbmrt gives the same memory to this net in every runtime of a chip,
-  // so the next slot's launch would overwrite what is not read yet.
-  outputs_[0].memory = result_.ref();
+      width_(static_cast<std::size_t>(net_.widest().outputs[0].shape[1])),
+      dtype_(net_.widest().outputs[0].dtype),
+      // Not the net's own output: libbmrt gives the same memory to this net in every runtime of a
+      // chip, so the next context's launch would overwrite what is not read yet.
+      result_(chip, net_.widest().outputs[0].shape.elements() * size_bytes(dtype_)) {}
+
+void Head::launch(MemoryRef states, int rows) {
+  const ShapeVariant& variant = *net_.by_rows.at(rows);
+  Tensor input = variant.inputs[0].tensor();
+  Tensor output = variant.outputs[0].tensor();
+  input.memory = states;
+  output.memory = result_.ref();
+  bmodel_.launch(*net_.net, {input}, {output});
 }
 
-void Head::launch(runtime::MemoryRef state) {
-  inputs_[0].memory = state;
-  bmodel_.launch(net_, inputs_, outputs_);
+void Head::read(const HeadRows& rows, std::size_t target, std::size_t source) {
+  if (kind_ == HeadKind::kLogits) return read_logits(rows.logits + target * width_, source);
+  constexpr std::size_t kTokenBytes = sizeof(std::int32_t);
+  chip_.download(rows.tokens + target, result_.ref().slice(source * kTokenBytes, kTokenBytes),
+                 kTokenBytes);
 }
 
-void Head::read(const HeadRows& rows, std::size_t row) {
-  if (kind_ == HeadKind::kArgmax) {
-    chip_.download(rows.tokens + row, outputs_[0].memory, sizeof(std::int32_t));
-  } else {
-    read_logits(rows.logits + row * outputs_[0].shape.elements());
-  }
-}
-
-void Head::read_logits(float* target) {
-  const std::size_t count = outputs_[0].shape.elements();
-  const runtime::DType dtype = outputs_[0].dtype;
-  if (dtype == runtime::DType::kFloat32) {
-    chip_.download(target, outputs_[0].memory, count * sizeof(float));
+void Head::read_logits(float* target, std::size_t source) {
+  const std::size_t bytes = width_ * size_bytes(dtype_);
+  const MemoryRef row = result_.ref().slice(source * bytes, bytes);
+  if (dtype_ == runtime::DType::kFloat32) {
+    chip_.download(target, row, bytes);
     return;
   }
-  narrow_.resize(count);
-  chip_.download(narrow_.data(), outputs_[0].memory, count * sizeof(std::uint16_t));
-  if (dtype == runtime::DType::kFloat16) {
-    halfs_to_floats(narrow_.data(), target, count);
+  narrow_.resize(width_);
+  chip_.download(narrow_.data(), row, bytes);
+  if (dtype_ == runtime::DType::kFloat16) {
+    halfs_to_floats(narrow_.data(), target, width_);
   } else {
-    bfloats_to_floats(narrow_.data(), target, count);
+    bfloats_to_floats(narrow_.data(), target, width_);
   }
 }
 

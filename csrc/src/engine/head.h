@@ -10,26 +10,26 @@
 
 namespace tpuserve::engine {
 
-// The lm_head net of one context: a hidden state in, logits or a token out.
+// The lm_head net of one context: hidden states in, logits or tokens out.
 class Head {
  public:
   Head(runtime::Chip& chip, runtime::Bmodel& bmodel, const ModelNets& nets);
 
-  // `state` is one row on the chip. Does not wait.
-  void launch(runtime::MemoryRef state);
-  // Waits, then reads the result of the last launch as row `row` of `rows`.
-  void read(const HeadRows& rows, std::size_t row);
+  // `states` are `rows` rows on the chip: 1, or those of a decode variant. Does not wait.
+  void launch(runtime::MemoryRef states, int rows);
+  // Waits, then reads row `source` of the last launch as row `target` of `rows`.
+  void read(const HeadRows& rows, std::size_t target, std::size_t source);
 
  private:
-  void read_logits(float* target);
+  void read_logits(float* target, std::size_t source);
 
   runtime::Chip& chip_;
   runtime::Bmodel& bmodel_;
-  const runtime::Net& net_;
+  RowsNet net_;
   HeadKind kind_;
+  std::size_t width_;  // elements of a row of results
+  runtime::DType dtype_;
   runtime::DeviceMemory result_;
-  std::vector<runtime::Tensor> inputs_;
-  std::vector<runtime::Tensor> outputs_;
   std::vector<std::uint16_t> narrow_;  // logits of 16 bits on their way to float
 };
 

@@ -2,14 +2,14 @@
 
 namespace tpuserve::engine {
 
-KvRows::KvRows(const ModelNets& nets, runtime::Chip& chip)
+KvRows::KvRows(const ModelNets& nets, runtime::Chip& chip, std::size_t slot)
     : capacity_(nets.spec.context_length),
       row_bytes_(static_cast<std::size_t>(nets.spec.kv_heads) *
                  static_cast<std::size_t>(nets.spec.head_dim) * size_bytes(nets.spec.dtype)) {
   for (const LayerNets& layer : nets.layers) {
     const runtime::ShapeVariant& largest = layer.decode->variants[nets.decode_variants.back()];
-    k_.push_back(largest.inputs[port::kDecodeHistoryK].memory);
-    v_.push_back(largest.inputs[port::kDecodeHistoryV].memory);
+    k_.push_back(largest.inputs[port::decode_history_k(slot)].memory);
+    v_.push_back(largest.inputs[port::decode_history_v(slot)].memory);
     // A hidden row still counts as 0 × value: NaN left in memory would spread.
     chip.zero(k_.back());
     chip.zero(v_.back());
@@ -26,6 +26,27 @@ void KvRows::copy_prefix(runtime::Chip& chip, const KvRows& source, int rows) {
   for (std::size_t layer = 0; layer < layers(); ++layer) {
     chip.copy(k(layer, 0, rows), source.k(layer, 0, rows), bytes);
     chip.copy(v(layer, 0, rows), source.v(layer, 0, rows), bytes);
+  }
+}
+
+void KvRows::save(runtime::Chip& chip, std::uint8_t* target, int rows) const {
+  const std::size_t bytes = static_cast<std::size_t>(rows) * row_bytes_;
+  for (std::size_t layer = 0; layer < layers(); ++layer) {
+    for (const runtime::MemoryRef& memory : {k(layer, 0, rows), v(layer, 0, rows)}) {
+      chip.download(target, memory, bytes);
+      target += bytes;
+    }
+  }
+}
+
+void KvRows::restore(runtime::Chip& chip, const std::uint8_t* source, int rows,
+                     std::size_t stride) {
+  const std::size_t bytes = static_cast<std::size_t>(rows) * row_bytes_;
+  for (std::size_t layer = 0; layer < layers(); ++layer) {
+    for (const runtime::MemoryRef& memory : {k(layer, 0, rows), v(layer, 0, rows)}) {
+      chip.upload(memory, source, bytes);
+      source += stride * row_bytes_;
+    }
   }
 }
 

@@ -35,9 +35,12 @@ void Mask::hide(std::size_t begin, std::size_t end) {
   }
 }
 
-void Mask::decode(int length, int capacity) {
-  resize(static_cast<std::size_t>(capacity) + 1);
-  hide(static_cast<std::size_t>(length), static_cast<std::size_t>(capacity));
+void Mask::decode(const std::vector<int>& lengths, int capacity) {
+  const std::size_t width = static_cast<std::size_t>(capacity) + 1;
+  resize(lengths.size() * width);
+  for (std::size_t row = 0; row < lengths.size(); ++row) {
+    hide(row * width + static_cast<std::size_t>(lengths[row]), (row + 1) * width - 1);
+  }
 }
 
 void Mask::causal(int rows) {

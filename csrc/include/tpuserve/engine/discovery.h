@@ -1,6 +1,7 @@
 // Finds out what the nets of a bmodel are, by their names and shapes.
 #pragma once
 
+#include <map>
 #include <vector>
 
 #include "tpuserve/engine/model_spec.h"
@@ -15,35 +16,48 @@ struct EmbeddingNet {
   int rows = 0;
 };
 
+// A net with a shape variant for each number of rows that it computes at once.
+struct RowsNet {
+  const runtime::Net* net = nullptr;
+  std::map<int, const runtime::ShapeVariant*> by_rows;
+
+  const runtime::ShapeVariant& widest() const { return *by_rows.rbegin()->second; }
+};
+
 struct LayerNets {
   const runtime::Net* prefill = nullptr;  // a prompt's first chunk
   const runtime::Net* history = nullptr;  // a later chunk; null when the bmodel has none
-  const runtime::Net* decode = nullptr;   // one token
+  const runtime::Net* decode = nullptr;   // one token of each sequence
 };
 
 // Pointers lead into the nets that were given to `discover`.
 struct ModelNets {
   ModelSpec spec;
   EmbeddingNet prefill_embedding;
-  EmbeddingNet decode_embedding;
+  RowsNet decode_embedding;  // ids [rows, 1] to hidden states [rows, 1, hidden]
   std::vector<LayerNets> layers;
-  // Indices of the decode nets' shape variants, by ascending KV length; the same for all layers.
+  // Indices of the decode nets' shape variants, in the order of spec.decode_variants; the same for
+  // all layers. The last is the largest: it has all rows and the whole context.
   std::vector<std::size_t> decode_variants;
-  const runtime::Net* head = nullptr;
+  RowsNet head;  // hidden states [rows, hidden]; one row is among them
 };
 
 // Where tensors are found in a layer's nets.
 namespace port {
 constexpr std::size_t kStates = 0;
 constexpr std::size_t kPositions = 1;
-constexpr std::size_t kMask = 2;            // decode, and prefill with a mask input
-constexpr std::size_t kDecodeHistoryK = 3;  // decode: [1, length, kv_heads, head_dim]
-constexpr std::size_t kDecodeHistoryV = 4;
+constexpr std::size_t kMask = 2;      // decode, and prefill with a mask input
 constexpr std::size_t kHistoryK = 2;  // later chunks: the mask is inside the net
 constexpr std::size_t kHistoryV = 3;
 constexpr std::size_t kOutStates = 0;
 constexpr std::size_t kOutK = 1;
 constexpr std::size_t kOutV = 2;
+
+// Decode nets have a history, [1, length, kv_heads, head_dim], and a new row for every slot.
+constexpr std::size_t decode_history_k(std::size_t slot) { return 3 + 2 * slot; }
+constexpr std::size_t decode_history_v(std::size_t slot) { return 4 + 2 * slot; }
+constexpr std::size_t decode_k(std::size_t slot) { return 1 + 2 * slot; }
+constexpr std::size_t decode_v(std::size_t slot) { return 2 + 2 * slot; }
 }  // namespace port
 
 // Throws BmodelError that names the net and what was expected of it.

@@ -19,12 +19,21 @@ struct HeadRows {
   std::int32_t* tokens = nullptr;  // one per row
 };
 
+// How an engine is opened. `slots`: at most the rows of the decode nets, when those are compiled
+// for several sequences; else each slot is a context of its own. `deterministic`: every decode step
+// runs the largest shape variant of its nets, so that no bit of a result depends on the other
+// slots.
+struct EngineOptions {
+  int slots = 1;
+  bool deterministic = false;
+};
+
 // Synchronous and single-threaded by contract. Arguments out of range are std::invalid_argument and
 // change nothing; DeviceError and LaunchError leave the touched slots with undefined rows.
 class Engine {
  public:
   Engine(std::shared_ptr<runtime::Library> library, const std::string& path,
-         const std::vector<int>& chips, int slots);
+         const std::vector<int>& chips, const EngineOptions& options);
   ~Engine();
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
@@ -33,6 +42,8 @@ class Engine {
   const ModelSpec& spec() const { return spec_; }
   const std::vector<runtime::Net>& nets() const { return nets_; }
   int slots() const { return slots_; }
+  // Bytes of a slot's KV rows of one token in one layer, of K or of V alone.
+  std::size_t kv_row_bytes() const;
 
   std::uint64_t launches() const;
   int length(int slot) const;
@@ -44,6 +55,10 @@ class Engine {
   // One token for each of `slots`: ids[i] goes to the first free row of slots[i].
   void decode(const std::vector<int>& slots, const std::int32_t* ids, const HeadRows& rows);
   void copy_prefix(int source, int target, int tokens);
+  // The slot's KV rows in host memory: [layers, 2 (K, V), rows, kv_row_bytes] bytes. `save` writes
+  // length(slot) rows; `restore` takes the first `tokens` of `rows` and sets the slot's length.
+  void save(int slot, std::uint8_t* data) const;
+  void restore(int slot, const std::uint8_t* data, int rows, int tokens);
   void free(int slot);
 
   // Gives memory and chip back; the calls above then throw CoreError. Idempotent.
@@ -53,6 +68,7 @@ class Engine {
   struct Resident;
 
   Resident& resident() const;
+  void check_decode(const std::vector<int>& slots) const;
   void check_slot(int slot) const;
   void check_ids(const std::int32_t* ids, std::size_t count) const;
 

@@ -16,9 +16,9 @@ class Mask {
   // Throws BmodelError for an element type that is no float.
   explicit Mask(runtime::DType dtype);
 
-  // One row for a decode step: `length` rows of history are visible, [length, capacity) are not,
-  // the last column (the token itself) is.
-  void decode(int length, int capacity);
+  // A row for each sequence of a decode step: lengths[i] rows of its history are visible, those up
+  // to `capacity` are not, the last column (the token itself) is.
+  void decode(const std::vector<int>& lengths, int capacity);
   // A square: row i sees columns 0 to i.
   void causal(int rows);
 

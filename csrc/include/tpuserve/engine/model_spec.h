@@ -16,6 +16,12 @@ enum class HeadKind {
 
 const char* name(HeadKind kind);  // "logits", "argmax"
 
+// What one decode launch computes: sequences in it, and rows of KV that each of them sees.
+struct DecodeShape {
+  int rows = 0;
+  int length = 0;
+};
+
 // Lengths in tokens.
 struct ModelSpec {
   int layers = 0;
@@ -27,6 +33,8 @@ struct ModelSpec {
   int prefill_chunk = 0;      // most tokens of one prefill call
   int max_history = 0;        // highest position that prefill may continue at, 0 without history
   bool dynamic_prefill = false;
+  int decode_rows = 1;  // sequences that one decode launch serves at most: the slots of a context
+  std::vector<DecodeShape> decode_variants;  // ascending rows, then ascending length
   HeadKind head = HeadKind::kLogits;
   int kv_heads = 0;
   int head_dim = 0;
