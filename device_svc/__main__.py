@@ -53,7 +53,8 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--slots",
         type=_positive,
-        help=f"resident requests; default: tpuserve.toml's, else {DEFAULT_SLOTS}",
+        help="resident requests; default: tpuserve.toml's, else the batch that the bmodel was "
+        f"compiled for, else {DEFAULT_SLOTS}",
     )
     add("--max-waiting", type=_count, default=256, help="requests that may wait for a slot")
     add(
@@ -79,6 +80,12 @@ def _parser() -> argparse.ArgumentParser:
         help="host memory for the KV of requests that lose their slot to a higher priority; "
         "0: none does; default: %(default)s",
     )
+    add(
+        "--deterministic",
+        action="store_true",
+        help="run every decode step in one shape variant of its nets, the largest: tokens never "
+        "depend on load, to the last bit of their logits; costs speed when few requests run",
+    )
     add("--metrics-listen", metavar="HOST:PORT", help="serve Prometheus metrics here")
     add("--log-level", default="info", choices=("debug", "info", "warning", "error"))
     return parser
@@ -93,7 +100,9 @@ def _prepare(arguments: argparse.Namespace) -> tuple[DeviceConfig, OpenEngine]:
     os.environ.update(library.environment)
     if library.emulator and arguments.log_level != "debug":
         _mute_stdout()
-    slots = arguments.slots or model.slots or DEFAULT_SLOTS
+    memory = bmodel.memory_budget(nets)
+    batch = memory.context_slots if memory.context_slots > 1 else DEFAULT_SLOTS
+    slots = arguments.slots or model.slots or batch
     chips = arguments.devices
     config = DeviceConfig(
         identity=Identity(
@@ -114,8 +123,9 @@ def _prepare(arguments: argparse.Namespace) -> tuple[DeviceConfig, OpenEngine]:
         emulator=library.emulator,
         chips=chips,
         slots=slots,
-        memory=bmodel.memory_budget(nets),
+        memory=memory,
         vocab_size=_config_vocab_size(model.config),
+        deterministic=arguments.deterministic,
     )
     return config, open_engine
 

@@ -21,6 +21,7 @@ from device_svc.engine_api import (
     Sampled,
     Sampler,
     Sampling,
+    SavedRows,
 )
 from tpuserve.bmodel import MemoryBudget
 
@@ -56,15 +57,20 @@ class CoreEngine:
         slots: int,
         memory: MemoryBudget,
         vocab_size: int = 0,
+        deterministic: bool = False,
     ) -> None:
-        """`vocab_size` stands in where the bmodel does not tell its own."""
+        """`vocab_size` stands in where the bmodel does not tell its own. `deterministic` keeps
+        every decode step to one shape variant of its nets, so that tokens never depend on load.
+        """
         try:
             self._library = _core.Library(str(library), emulator=emulator)
             _check_chips(self._library, chips)
             for chip in chips:
                 status = self._library.chip_status(chip)
                 _check_memory(status, memory, slots, emulator=emulator)
-            self._core = _core.Engine(self._library, str(bmodel), chips=chips, slots=slots)
+            self._core = _core.Engine(
+                self._library, str(bmodel), chips=chips, slots=slots, deterministic=deterministic
+            )
         except _core.CoreError as error:
             raise EngineStartError(str(error)) from error
         self._shape = _shape_of(self._core.spec, vocab_size)
@@ -83,7 +89,7 @@ class CoreEngine:
 
     @property
     def decode_rows(self) -> int:
-        return 1
+        return self._core.spec.decode_rows
 
     @property
     def launches(self) -> int:
@@ -128,6 +134,19 @@ class CoreEngine:
     def copy_prefix(self, source: int, target: int, tokens: int) -> None:
         try:
             self._core.copy_prefix(source, target, tokens)
+        except _core.CoreError as error:
+            raise EngineFailure(str(error)) from error
+
+    def save(self, slot: int) -> SavedRows:
+        try:
+            data = self._core.save(slot)
+        except _core.CoreError as error:
+            raise EngineFailure(str(error)) from error
+        return SavedRows(data.shape[2], data)
+
+    def restore(self, slot: int, saved: SavedRows) -> None:
+        try:
+            self._core.restore(slot, saved.data, saved.tokens)
         except _core.CoreError as error:
             raise EngineFailure(str(error)) from error
 
@@ -197,9 +216,16 @@ def _check_memory(
     if needed > free:
         raise EngineStartError(
             f"the model needs {_mib(needed)} on chip {status.chip} ({_mib(memory.weights_bytes)} "
-            f"for weights, {_mib(memory.neuron_bytes)} for scratch, {_mib(memory.slot_bytes)} for "
-            f"each of {slots} slots); {_mib(free)} of {_mib(total)} are free"
+            f"for weights, {_mib(memory.neuron_bytes)} for scratch, {_slots_need(memory, slots)}); "
+            f"{_mib(free)} of {_mib(total)} are free"
         )
+
+
+def _slots_need(memory: MemoryBudget, slots: int) -> str:
+    size = _mib(memory.context_bytes)
+    if memory.context_slots > 1:
+        return f"{size} for its {memory.context_slots} slots"
+    return f"{size} for each of {slots} slots"
 
 
 def _mib(size_bytes: int) -> str:

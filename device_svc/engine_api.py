@@ -47,7 +47,7 @@ class ModelShape:
 
 @dataclass(frozen=True, slots=True)
 class SavedRows:
-    """A slot's KV rows in host memory; `data`, uint8 [n], is the engine's own format."""
+    """A slot's KV rows in host memory; `data` is in the engine's own format."""
 
     tokens: int
     data: NDArray[np.uint8]

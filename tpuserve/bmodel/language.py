@@ -9,7 +9,10 @@ from tpuserve.bmodel.model import Bmodel, Net, Tensor, Variant
 
 @dataclass(frozen=True, slots=True)
 class LanguageModel:
-    """Lengths in tokens. `vocab_size` is 0 when an argmax head hides it."""
+    """Lengths in tokens. `vocab_size` is 0 when an argmax head hides it.
+
+    decode_rows: sequences that one decode launch serves.
+    """
 
     layers: int
     hidden_size: int
@@ -17,6 +20,7 @@ class LanguageModel:
     context_length: int
     max_prompt_length: int
     prefill_chunk_tokens: int
+    decode_rows: int
     decode_lengths: tuple[int, ...]
     kv_heads: int
     head_dim: int
@@ -59,13 +63,20 @@ def describe(bmodel: Bmodel) -> LanguageModel | None:
         context_length=context,
         max_prompt_length=context - 1 if with_history else min(chunk, context - 1),
         prefill_chunk_tokens=chunk,
+        decode_rows=decode_rows(decode),
         decode_lengths=tuple(sorted(lengths, reverse=True)),
         kv_heads=kv_heads,
         head_dim=head_dim,
         dtype=history.dtype,
         kv_bytes_per_token=kv,
-        features=_features(bmodel, prefill, is_argmax=is_argmax, variants=len(lengths)),
+        features=_features(bmodel, prefill, is_argmax=is_argmax, variants=len(decode.variants)),
     )
+
+
+def decode_rows(net: Net | None) -> int:
+    """Sequences in one launch of a `block_cache_*`: each has a k and a v after three inputs."""
+    inputs = 0 if net is None else len(net.variants[0].inputs)
+    return max(1, (inputs - 3) // 2)
 
 
 def _features(bmodel: Bmodel, prefill: Net, *, is_argmax: bool, variants: int) -> tuple[str, ...]:
@@ -74,6 +85,8 @@ def _features(bmodel: Bmodel, prefill: Net, *, is_argmax: bool, variants: int) -
         found.add("dynamic-prefill")
     if variants > 1:
         found.add("decode-variants")
+    if decode_rows(bmodel.net("block_cache_0")) > 1:
+        found.add("batched-decode")
     for net, feature in (
         ("block_kv_0", "history"),
         ("greedy_head", "greedy-head"),

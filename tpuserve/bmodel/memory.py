@@ -1,9 +1,9 @@
 """How much device memory loading a bmodel takes.
 
-One runtime context per slot. All contexts of a process share the weights (one copy of each block,
-told apart by its SHA-256) and the scratch memory of the nets (which overlaps: the largest counts).
-Each context has its own instructions and its own memory for the inputs and outputs of nets in
-io-alone mode, which holds the KV of the slot.
+One runtime context per slot, or one for all slots of a batch. All contexts of a process share the
+weights (one copy of each block, told apart by its SHA-256) and the scratch memory of the nets
+(which overlaps: the largest counts). Each context has its own instructions and its own memory for
+the inputs and outputs of nets in io-alone mode, which holds the KV of its slots.
 Checked by counting the runtime's allocations with BM_RUNTIME_SHARE_MEM set: exact for weights,
 scratch and io; instructions are an upper bound, since the runtime loads equal ones once.
 """
@@ -12,24 +12,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tpuserve.bmodel.language import decode_rows
 from tpuserve.bmodel.model import Bmodel
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryBudget:
-    """Bytes on each chip; `slot_*` are needed once per slot, the others once."""
+    """Bytes on each chip; `context_*_bytes` are needed once per context, the others once.
+
+    context_slots: slots of a context.
+    """
 
     weights_bytes: int
     neuron_bytes: int
-    slot_instruction_bytes: int
-    slot_io_bytes: int
+    context_instruction_bytes: int
+    context_io_bytes: int
+    context_slots: int = 1
 
     @property
-    def slot_bytes(self) -> int:
-        return self.slot_instruction_bytes + self.slot_io_bytes
+    def context_bytes(self) -> int:
+        return self.context_instruction_bytes + self.context_io_bytes
 
     def total_bytes(self, slots: int) -> int:
-        return self.weights_bytes + self.neuron_bytes + slots * self.slot_bytes
+        contexts = -(-slots // self.context_slots)
+        return self.weights_bytes + self.neuron_bytes + contexts * self.context_bytes
 
 
 def memory_budget(bmodel: Bmodel) -> MemoryBudget:
@@ -38,9 +44,10 @@ def memory_budget(bmodel: Bmodel) -> MemoryBudget:
     return MemoryBudget(
         weights_bytes=sum(weights.values()),
         neuron_bytes=max(variant.neuron_bytes for variant in variants),
-        slot_instruction_bytes=sum(variant.instruction_bytes for variant in variants),
+        context_instruction_bytes=sum(variant.instruction_bytes for variant in variants),
         # The variants of one net share one io area.
-        slot_io_bytes=sum(
+        context_io_bytes=sum(
             max(variant.io_bytes for variant in net.variants) for net in bmodel.nets if net.io_alone
         ),
+        context_slots=decode_rows(bmodel.net("block_cache_0")),
     )

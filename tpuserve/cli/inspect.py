@@ -117,6 +117,7 @@ def _page(found: Inspection) -> str:
 def _language_rows(language: LanguageModel) -> list[tuple[str, str]]:
     vocabulary = f"{language.vocab_size} logits" if language.vocab_size else "argmax head"
     lengths = ", ".join(str(length) for length in language.decode_lengths)
+    batch = f", {language.decode_rows} requests a step" if language.decode_rows > 1 else ""
     return [
         (
             "model",
@@ -127,7 +128,7 @@ def _language_rows(language: LanguageModel) -> list[tuple[str, str]]:
             "lengths",
             f"context {language.context_length} tokens, prompt at most "
             f"{language.max_prompt_length}, prefill {language.prefill_chunk_tokens} at a time, "
-            f"decode nets for {lengths}",
+            f"decode nets for {lengths}{batch}",
         ),
         ("features", ", ".join(language.features)),
         (
@@ -140,13 +141,16 @@ def _language_rows(language: LanguageModel) -> list[tuple[str, str]]:
 
 def _memory_rows(found: Inspection) -> list[tuple[str, ...]]:
     memory = found.memory
+    batch = memory.context_slots
+    times = "for each slot" if batch == 1 else f"once, for up to {batch} slots"
     rows: list[tuple[str, ...]] = [
         ("weights", text.size(memory.weights_bytes), "once"),
         ("scratch", text.size(memory.neuron_bytes), "once"),
-        ("inputs, outputs and KV", text.size(memory.slot_io_bytes), "for each slot"),
-        ("instructions, at most", text.size(memory.slot_instruction_bytes), "for each slot"),
+        ("inputs, outputs and KV", text.size(memory.context_io_bytes), times),
+        ("instructions, at most", text.size(memory.context_instruction_bytes), times),
     ]
-    for slots in sorted({1, 2, 4, 8, 16, found.slots or 1}):
+    totals = {1, 2, 4, 8, 16, found.slots or 1} if batch == 1 else {batch}
+    for slots in sorted(totals):
         note = "as tpuserve.toml asks" if slots == found.slots else ""
         name = f"all, {slots} slot{'s' if slots > 1 else ''}"
         rows.append((name, text.size(memory.total_bytes(slots)), note))

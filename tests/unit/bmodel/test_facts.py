@@ -25,7 +25,7 @@ def described(name: str) -> bmodel.LanguageModel:
 def test_shapes(name: str) -> None:
     found = described(name)
     assert (found.layers, found.hidden_size, found.kv_heads, found.head_dim) == (3, 128, 2, 32)
-    assert found.dtype == "float16"
+    assert found.dtype == ("bfloat16" if name == "bf16" else "float16")
     # 3 layers × K and V × 2 heads × 32 × 2 bytes
     assert found.kv_bytes_per_token == 768
     assert found.kv_bytes_per_slot == 768 * found.context_length
@@ -63,6 +63,16 @@ def test_features(name: str, present: set[str], absent: set[str]) -> None:
     assert described(name).vocab_size == (0 if name == "argmax" else 1024)
 
 
+def test_a_batch_shares_one_context() -> None:
+    assert described("batch4").decode_rows == 4
+    assert "batched-decode" in described("batch4").features
+    budget = bmodel.memory_budget(bmodel.read(MODELS["batch4"]))
+    assert budget.context_slots == 4
+    assert budget.total_bytes(4) == budget.total_bytes(1)
+    # The KV of all four lives in the io memory of their decode nets.
+    assert budget.context_io_bytes > 4 * described("batch4").kv_bytes_per_slot
+
+
 def test_other_nets_are_no_language_model() -> None:
     content = bmodel.read(MODELS["static"])
     nets = tuple(net for net in content.nets if net.name != "block_cache_0")
@@ -76,9 +86,9 @@ def test_memory(name: str) -> None:
     budget = bmodel.memory_budget(content)
     assert content.file_bytes * 0.5 < budget.weights_bytes < content.file_bytes
     # The KV of a slot lives in the io memory of its decode nets.
-    assert budget.slot_io_bytes > described(name).kv_bytes_per_slot
-    grown = budget.total_bytes(5) - budget.total_bytes(1)
-    assert grown == 4 * (budget.slot_io_bytes + budget.slot_instruction_bytes)
+    assert budget.context_io_bytes > described(name).kv_bytes_per_slot
+    grown = budget.total_bytes(4 * budget.context_slots + 1) - budget.total_bytes(1)
+    assert grown == 4 * (budget.context_io_bytes + budget.context_instruction_bytes)
     assert budget.total_bytes(1) > budget.weights_bytes + budget.neuron_bytes
 
 
@@ -92,4 +102,4 @@ def test_variants_of_a_net_share_io_memory_and_weights() -> None:
         bmodel.Bmodel("BM1684X", "", "", 1, 0, 0, (net,)),
     )
     assert budget.weights_bytes == weights.size_bytes
-    assert budget.slot_io_bytes == net.variants[0].io_bytes
+    assert budget.context_io_bytes == net.variants[0].io_bytes
