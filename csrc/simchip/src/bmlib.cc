@@ -20,10 +20,11 @@ namespace abi = tpuserve::runtime::abi;
 // used.
 class Call {
  public:
-  Call(abi::Handle handle, const char* name)
+  // A chip in status Fault can be used only to give things back.
+  Call(abi::Handle handle, const char* name, bool even_faulty = false)
       : name_(name), lock_(World::get().mutex()), chip_(World::get().chip(handle, name)) {
     if (chip_ == nullptr) status_ = abi::kBadParameter;
-    if (chip_ != nullptr && chip_->faulty) {
+    if (chip_ != nullptr && chip_->faulty && !even_faulty) {
       status_ = abi::kDeviceNotReady;
       chip_ = nullptr;
     }
@@ -103,7 +104,7 @@ SIMCHIP_EXPORT abi::Status bm_malloc_device_byte(abi::Handle handle, abi::Memory
 }
 
 SIMCHIP_EXPORT void bm_free_device(abi::Handle handle, abi::Memory memory) {
-  const Call call(handle, "bm_free_device");
+  const Call call(handle, "bm_free_device", /*even_faulty=*/true);
   if (!call) return;
   const Region* region = call->memory.find(memory.address);
   if (region == nullptr) {

@@ -58,6 +58,7 @@ void Chip::queue_hang(double seconds) {
 }
 
 bool Chip::in_use(std::uint64_t address, std::uint64_t bytes, bool writes_only) const {
+  if (faulty) return false;  // nothing runs any more
   for (const auto& [thread, pending] : pending_) {
     for (const Use& use : pending.uses) {
       if ((use.write || !writes_only) && overlap(use, address, bytes)) return true;
