@@ -6,15 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from compiler.errors import CompileError
+from compiler.families.registry import FAMILIES
 
 # Converted and compared with a float reference.
-SUPPORTED_TYPES = ("llama", "qwen2", "qwen3")
+SUPPORTED_TYPES = ("llama", "qwen2", "qwen3", *FAMILIES)
 
 _SERVING_FILES = (
     "config.json",
     "generation_config.json",
     "tokenizer.json",
     "tokenizer.model",
+    "qwen.tiktoken",
     "tokenizer_config.json",
     "vocab.json",
     "merges.txt",
@@ -50,6 +52,12 @@ class Checkpoint:
             raise CompileError(f"{path} holds no *.safetensors file")
         return cls(path, config, weights)
 
+    def check_length(self, seq_tokens: int) -> None:
+        """Raises CompileError when the family computes something else at that length."""
+        family = FAMILIES.get(self.config["model_type"])
+        if family:
+            family.check_length(self.config, seq_tokens)
+
     def stage(self, directory: Path, quantize: str) -> None:
         """Lay the checkpoint out in `directory` with the dtype that `quantize` computes in.
 
@@ -59,11 +67,15 @@ class Checkpoint:
         all weights as float32, hence naming the wanted dtype here is enough.
         """
         directory.mkdir(parents=True)
-        config = {key: value for key, value in self.config.items() if key != "dtype"}
+        family = FAMILIES.get(self.config["model_type"])
+        if family:
+            config = family.stage(self.config, self.weights, directory)
+        else:
+            config = {key: value for key, value in self.config.items() if key != "dtype"}
+            for weights in self.weights:
+                (directory / weights.name).symlink_to(weights.resolve())
         config["torch_dtype"] = "bfloat16" if quantize.endswith("bf16") else "float16"
         (directory / "config.json").write_text(json.dumps(config), encoding="utf-8")
-        for weights in self.weights:
-            (directory / weights.name).symlink_to(weights.resolve())
 
     def serving_files(self) -> list[Path]:
         """The files that serving needs beside the bmodel."""

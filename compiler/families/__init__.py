@@ -1,0 +1,1 @@
+"""Model families whose checkpoints are rewritten into a form that the converter takes."""

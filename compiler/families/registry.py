@@ -1,0 +1,11 @@
+"""Which model types are rewritten before they are converted."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from compiler.families.chatglm import CHATGLM
+from compiler.families.family import Family
+from compiler.families.qwen1 import QWEN1
+
+# By `model_type` of config.json.
+FAMILIES: Mapping[str, Family] = MappingProxyType({"qwen": QWEN1, "chatglm": CHATGLM})

@@ -1,0 +1,97 @@
+"""Copies tensors between safetensors files row by row, without decoding them.
+
+Format: u64 little-endian header length, a JSON object {name: {dtype, shape, data_offsets}}, then
+the bytes (offsets count from the end of the header). Source: the safetensors format description.
+"""
+
+import json
+import mmap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compiler.errors import CompileError
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """A tensor made of rows (first axis) of another, in the order of `ranges`; None for all."""
+
+    name: str
+    ranges: tuple[range, ...] | None = None
+
+
+def names_in(path: Path) -> list[str]:
+    """The tensors of a file. Raises CompileError when it is not a safetensors file."""
+    with path.open("rb") as file:
+        return list(_read_header(file.read(8), file, path))
+
+
+def rewrite(source: Path, target: Path, wanted: Mapping[str, Sequence[Rows]]) -> None:
+    """Write the tensors that `wanted` makes of those in `source`; the others are left out.
+
+    Every row of a source tensor must be used once. One range of rows is in memory at a time. Raises
+    CompileError when a shape does not fit.
+    """
+    with source.open("rb") as file:
+        entries = _read_header(file.read(8), file, source)
+        data_start = file.tell()
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as contents:
+            _write(target, contents, data_start, entries, wanted)
+
+
+def _read_header(length: bytes, file: Any, path: Path) -> dict[str, Any]:
+    try:
+        entries = json.loads(file.read(int.from_bytes(length, "little")))
+    except (ValueError, OverflowError, MemoryError):
+        raise CompileError(f"{path} is not a safetensors file") from None
+    if not isinstance(entries, dict):
+        raise CompileError(f"{path} is not a safetensors file")
+    entries.pop("__metadata__", None)
+    return entries
+
+
+def _write(
+    target: Path,
+    contents: mmap.mmap,
+    data_start: int,
+    entries: Mapping[str, Any],
+    wanted: Mapping[str, Sequence[Rows]],
+) -> None:
+    header: dict[str, Any] = {}
+    pieces: list[tuple[int, int, range]] = []
+    end = 0
+    for name, entry in entries.items():
+        results = wanted.get(name, ())
+        if not results:
+            continue
+        _check_rows(name, entry["shape"][0], results)
+        first, last = entry["data_offsets"]
+        row_bytes = (last - first) // entry["shape"][0]
+        for result in results:
+            ranges = result.ranges or (range(entry["shape"][0]),)
+            count = sum(map(len, ranges))
+            header[result.name] = {
+                "dtype": entry["dtype"],
+                "shape": [count, *entry["shape"][1:]],
+                "data_offsets": [end, end + count * row_bytes],
+            }
+            end += count * row_bytes
+            pieces += [(data_start + first, row_bytes, rows) for rows in ranges]
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with target.open("wb") as out:
+        out.write(len(text).to_bytes(8, "little") + text)
+        for start, row_bytes, rows in pieces:
+            # Neighbouring rows are one copy.
+            spans = [rows] if rows.step == 1 else [range(row, row + 1) for row in rows]
+            for span in spans:
+                out.write(contents[start + span.start * row_bytes : start + span.stop * row_bytes])
+
+
+def _check_rows(name: str, rows: int, results: Sequence[Rows]) -> None:
+    ranges = [part for result in results for part in result.ranges or ()]
+    used = sum(map(len, ranges))
+    if ranges and (used != rows or max(part[-1] for part in ranges) >= rows):
+        raise CompileError(f"tensor {name} has {rows} rows, the configuration asks for {used}")
