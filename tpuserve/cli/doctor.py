@@ -21,7 +21,9 @@ _MARKS: Final = {"ok": "ok", "note": "-", "warning": "WARNING", "problem": "PROB
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--runtime", default="auto", help="auto, pcie, soc, emulator or a path")
+    parser.add_argument(
+        "--runtime", default="auto", help="auto, pcie, soc, emulator, simchip:PROFILE or a path"
+    )
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
 
 

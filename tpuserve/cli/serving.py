@@ -52,7 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="model directory")
     parser.add_argument("--devices", default="0", help="chip ids as the host numbers them: 0,1")
     parser.add_argument("--slots", type=int, help="resident sequences (default: tpuserve.toml)")
-    parser.add_argument("--runtime", default="auto", help="auto, pcie, soc, emulator or a path")
+    parser.add_argument(
+        "--runtime", default="auto", help="auto, pcie, soc, emulator, simchip:PROFILE or a path"
+    )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     parser.add_argument("--grpc-port", type=int, default=50051, help="%(default)s; 0: any free")
     parser.add_argument("--http-port", type=int, default=8000, help="%(default)s; 0: any free")
