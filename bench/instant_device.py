@@ -132,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return InstantEngine(slots=arguments.slots, step_s=arguments.step_us / 1e6)
 
     # In a burst the engine is far ahead of any gateway; the device would end the session for it.
-    config = DeviceConfig(identity=identity, max_unread_events=1 << 20)
+    config = DeviceConfig(identity=identity)
     return run_device(
         lambda: (config, open_engine),
         Endpoints(arguments.listen, arguments.metrics_listen),

@@ -18,7 +18,8 @@ from device_svc.engine_thread import Cancel, Message
 from device_svc.request import Accepted, Emission, Refused, RejectReason, Report, Request
 from tpuserve.errors import Overloaded, TpuserveError
 
-MAX_UNREAD_EVENTS: Final = 1024
+# Seconds of steps of a fast chip: a gateway that is late is not lost yet.
+MAX_UNREAD_EVENTS: Final = 16384
 
 
 @dataclass(frozen=True, slots=True)
