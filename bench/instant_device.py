@@ -131,10 +131,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     def open_engine() -> InstantEngine:
         return InstantEngine(slots=arguments.slots, step_s=arguments.step_us / 1e6)
 
-    # In a burst the engine is far ahead of any gateway; the device would end the session for it.
-    config = DeviceConfig(identity=identity)
     return run_device(
-        lambda: (config, open_engine),
+        lambda: (DeviceConfig(identity=identity), open_engine),
         Endpoints(arguments.listen, arguments.metrics_listen),
     )
 
