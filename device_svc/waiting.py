@@ -10,7 +10,7 @@ from device_svc.request import Request
 from device_svc.resident import Resident
 
 # Waiting as long raises a request by one priority class, so that no class starves.
-AGE_S: Final = 10.0
+AGE_S: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

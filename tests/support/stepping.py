@@ -36,6 +36,7 @@ class Driver:
         )
         self.accepted: list[Accepted] = []
         self.emissions: list[Emission] = []
+        self.preemptions = 0
         self.report: Report | None = None
         self._durations = (chunk_s, decode_s)
 
@@ -88,6 +89,7 @@ class Driver:
         report = self.scheduler.take_report()
         if report is not None:
             self.report = report
+            self.preemptions += report.preemptions
             self.accepted += report.accepted
             self.emissions += report.emissions
 
