@@ -18,13 +18,14 @@ using Logits = std::vector<float>;
 
 constexpr const char* kHistoryModel = "models/demo/demo_f16.bmodel";
 constexpr const char* kStaticModel = "tests/fixtures/models/static/demo_f16_static.bmodel";
+constexpr const char* kBatchModel = "tests/fixtures/models/batch4/demo_f16_batch4.bmodel";
 constexpr const char* kArgmaxModel = "tests/fixtures/models/argmax/demo_f16_argmax.bmodel";
 
 class EngineTest : public EmulatorTest {
  protected:
-  std::unique_ptr<Engine> open(const char* model, int slots) {
+  std::unique_ptr<Engine> open(const char* model, int slots, bool deterministic = false) {
     return std::make_unique<Engine>(library_, bmodel(model), std::vector<int>{0},
-                                    EngineOptions{slots, false});
+                                    EngineOptions{slots, deterministic});
   }
 };
 
@@ -110,6 +111,46 @@ TEST_F(EngineTest, PrefillWithoutTheHeadFillsTheSameRows) {
   engine->prefill(1, ids.data(), ids.size(), 0, nullptr);
   const std::vector<Logits> rows = decode(*engine, {0, 1}, {8, 8});
   EXPECT_EQ(rows[0], rows[1]);
+}
+
+TEST_F(EngineTest, ABatchGivesTheBitsOfLoneRequests) {
+  const auto engine = open(kBatchModel, 4, /*deterministic=*/true);
+  std::vector<Logits> lone;
+  for (int slot = 0; slot < 4; ++slot) {
+    prefill(*engine, slot, counting(static_cast<std::size_t>(5 + 20 * slot), slot));
+    lone.push_back(decode(*engine, {slot}, {7}).front());
+    engine->free(slot);
+  }
+  for (int slot = 0; slot < 4; ++slot) {
+    prefill(*engine, slot, counting(static_cast<std::size_t>(5 + 20 * slot), slot));
+  }
+  const std::uint64_t before = engine->launches();
+  const std::vector<Logits> rows = decode(*engine, {2, 0, 3, 1}, {7, 7, 7, 7});
+  EXPECT_EQ(engine->launches() - before, static_cast<std::uint64_t>(engine->spec().layers) + 2);
+  EXPECT_EQ(rows, (std::vector<Logits>{lone[2], lone[0], lone[3], lone[1]}));
+}
+
+TEST_F(EngineTest, ABatchHasNoMoreSlotsThanItWasCompiledFor) {
+  EXPECT_EQ(open(kBatchModel, 3)->spec().decode_rows, 4);
+  EXPECT_EQ(refusal_of([&] { open(kBatchModel, 5); }),
+            "slots = 5: " + bmodel(kBatchModel) + " was compiled for a batch of 4");
+}
+
+TEST_F(EngineTest, SavedRowsAreRestoredIntoAnySlot) {
+  for (const char* model : {kBatchModel, kHistoryModel}) {
+    const auto engine = open(model, 2, /*deterministic=*/true);
+    prefill(*engine, 0, counting(30, 1));
+    const auto layers = static_cast<std::size_t>(engine->spec().layers);
+    std::vector<std::uint8_t> data(layers * 2 * 30 * engine->kv_row_bytes());
+    engine->save(0, data.data());
+    const Logits expected = decode(*engine, {0}, {5}).front();
+    prefill(*engine, 1, counting(40, 9));
+    engine->restore(1, data.data(), 30, 30);
+    EXPECT_EQ(engine->length(1), 30);
+    EXPECT_EQ(decode(*engine, {1}, {5}).front(), expected);
+    EXPECT_EQ(refusal_of([&] { engine->restore(1, data.data(), 30, 31); }),
+              "tokens = 31: expected 0 to 30");
+  }
 }
 
 TEST_F(EngineTest, AnArgmaxHeadReturnsTokens) {

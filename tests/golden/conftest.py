@@ -29,8 +29,8 @@ def open_engine(library: _core.Library) -> Iterator[OpenEngine]:
     """Opens engines on the emulator and closes them after the test."""
     opened: list[_core.Engine] = []
 
-    def open_one(bmodel: Path, slots: int = 1) -> _core.Engine:
-        opened.append(_core.Engine(library, str(bmodel), slots=slots))
+    def open_one(bmodel: Path, slots: int = 1, *, deterministic: bool = False) -> _core.Engine:
+        opened.append(_core.Engine(library, str(bmodel), slots=slots, deterministic=deterministic))
         return opened[-1]
 
     yield open_one

@@ -20,6 +20,7 @@ HISTORY: Final = ROOT / "models/demo/demo_f16.bmodel"
 STATIC: Final = ROOT / "tests/fixtures/models/static/demo_f16_static.bmodel"
 DYNAMIC: Final = ROOT / "tests/fixtures/models/dynamic/demo_f16_dynamic.bmodel"
 ARGMAX: Final = ROOT / "tests/fixtures/models/argmax/demo_f16_argmax.bmodel"
+BATCH4: Final = ROOT / "tests/fixtures/models/batch4/demo_f16_batch4.bmodel"
 W4F16: Final = ROOT / "tests/fixtures/models/w4f16/demo_w4f16.bmodel"
 
 Ids = NDArray[np.int32]

@@ -14,7 +14,12 @@ from tests.golden.models import Ids, Logits, Sequence, decode, start
 from tests.golden.reference import Reference
 
 EVERY = pytest.mark.parametrize(
-    "bmodel", [models.HISTORY, models.STATIC, models.DYNAMIC], ids=lambda path: path.stem
+    "bmodel",
+    [models.HISTORY, models.STATIC, models.DYNAMIC, models.BATCH4],
+    ids=lambda path: path.stem,
+)
+CHUNKED = pytest.mark.parametrize(
+    "bmodel", [models.HISTORY, models.BATCH4], ids=lambda path: path.stem
 )
 
 
@@ -75,9 +80,12 @@ def test_two_slots_interleaved(bmodel: Path, open_engine: OpenEngine, reference:
     assert_steps([first], 2, seed=8)
 
 
+@CHUNKED
 @pytest.mark.parametrize("count", [65, 128, 150])
-def test_prefill_in_chunks(count: int, open_engine: OpenEngine, reference: Reference) -> None:
-    sequence = start(open_engine(models.HISTORY), reference, 0)
+def test_prefill_in_chunks(
+    count: int, bmodel: Path, open_engine: OpenEngine, reference: Reference
+) -> None:
+    sequence = start(open_engine(bmodel), reference, 0)
     assert_close(*sequence.prefill(random_ids(count, reference.vocab_size, seed=count)))
     assert_steps([sequence], 2, seed=9)
 
@@ -89,10 +97,11 @@ def test_decode_across_shape_variants(open_engine: OpenEngine, reference: Refere
     assert_steps([sequence], 6, seed=11)
 
 
+@CHUNKED
 def test_rewind_to_a_shared_prefix_and_continue(
-    open_engine: OpenEngine, reference: Reference
+    bmodel: Path, open_engine: OpenEngine, reference: Reference
 ) -> None:
-    sequence = start(open_engine(models.HISTORY), reference, 0)
+    sequence = start(open_engine(bmodel), reference, 0)
     sequence.prefill(random_ids(80, reference.vocab_size, seed=12))
     assert_steps([sequence], 3, seed=13)
     sequence.rewind(50)
@@ -100,8 +109,11 @@ def test_rewind_to_a_shared_prefix_and_continue(
     assert_steps([sequence], 3, seed=15)
 
 
-def test_continue_after_a_copied_prefix(open_engine: OpenEngine, reference: Reference) -> None:
-    engine = open_engine(models.HISTORY, slots=2)
+@CHUNKED
+def test_continue_after_a_copied_prefix(
+    bmodel: Path, open_engine: OpenEngine, reference: Reference
+) -> None:
+    engine = open_engine(bmodel, slots=2)
     source, target = start(engine, reference, 0), start(engine, reference, 1)
     source.prefill(random_ids(40, reference.vocab_size, seed=16))
     target.prefill(random_ids(10, reference.vocab_size, seed=17))
@@ -112,9 +124,12 @@ def test_continue_after_a_copied_prefix(open_engine: OpenEngine, reference: Refe
     assert_steps([source, target], 2, seed=19)
 
 
-def test_up_to_the_last_row_of_the_context(open_engine: OpenEngine, reference: Reference) -> None:
+@CHUNKED
+def test_up_to_the_last_row_of_the_context(
+    bmodel: Path, open_engine: OpenEngine, reference: Reference
+) -> None:
     """The last chunk ends where the nets' maximum output no longer fits into the slot."""
-    engine = open_engine(models.HISTORY)
+    engine = open_engine(bmodel)
     sequence = start(engine, reference, 0)
     ids = random_ids(engine.spec.max_prompt_length, reference.vocab_size, seed=20)
     assert_close(*sequence.prefill(ids))
