@@ -24,6 +24,18 @@ struct Engine::Resident {
   std::vector<std::unique_ptr<Context>> contexts;
   std::unique_ptr<Prefill> prefill;
 
+  Resident() = default;
+  // After a launch that failed, those before it may still run: in memory that is about to be freed.
+  ~Resident() {
+    try {
+      if (chip != nullptr) chip->sync();
+    } catch (const CoreError&) {
+      // The chip does not answer; there is nothing to wait for.
+    }
+  }
+  Resident(const Resident&) = delete;
+  Resident& operator=(const Resident&) = delete;
+
   Place place(int slot) const {
     const auto index = static_cast<std::size_t>(slot);
     const std::size_t rows = contexts.front()->slots.size();
