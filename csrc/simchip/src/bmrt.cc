@@ -55,10 +55,13 @@ SIMCHIP_EXPORT void bmrt_set_flags(void* runtime, std::uint32_t flags) {
 }
 
 SIMCHIP_EXPORT bool bmrt_load_bmodel(void* runtime, const char* path) {
-  const Call call(runtime, "bmrt_load_bmodel");
-  if (!call) return false;
   try {
-    call->load(path);
+    const RuntimeEntry entry(runtime, "bmrt_load_bmodel");
+    // Reading may take its time: others can go on meanwhile, but not in this runtime.
+    const auto nets = tpuserve::simchip::read_description(path);
+    const Call call(runtime, "bmrt_load_bmodel");
+    if (!call) return false;
+    call->load(nets);
     return true;
   } catch (const std::exception& error) {
     std::fprintf(stderr, "simchip: bmrt_load_bmodel: %s\n", error.what());

@@ -39,7 +39,7 @@ class Runtime {
 
   void share_scratch() { share_scratch_ = true; }
   // Throws DescriptionError.
-  void load(const std::string& path);
+  void load(const std::vector<NetDescription>& nets);
   const std::vector<std::unique_ptr<LoadedNet>>& nets() const { return nets_; }
   const LoadedNet* find(const std::string& name) const;
   // The weights of a net; null when it has none.

@@ -39,9 +39,8 @@ std::uint64_t Runtime::need(std::uint64_t address, const std::string& what) cons
                          std::to_string(chip_.memory.capacity_bytes()) + " bytes are in use");
 }
 
-void Runtime::load(const std::string& path) {
-  if (!nets_.empty()) throw DescriptionError(path + ": a runtime holds one bmodel");
-  const std::vector<NetDescription> descriptions = read_description(path);
+void Runtime::load(const std::vector<NetDescription>& descriptions) {
+  if (!nets_.empty()) throw DescriptionError("a runtime holds one bmodel");
   find_vocab_size(descriptions);
   load_weights(descriptions);
   std::uint64_t shared_scratch_bytes = 1;
