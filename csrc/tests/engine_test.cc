@@ -117,12 +117,12 @@ TEST_F(EngineTest, ABatchGivesTheBitsOfLoneRequests) {
   const auto engine = open(kBatchModel, 4, /*deterministic=*/true);
   std::vector<Logits> lone;
   for (int slot = 0; slot < 4; ++slot) {
-    prefill(*engine, slot, counting(static_cast<std::size_t>(5 + 20 * slot), slot));
+    prefill(*engine, slot, counting(static_cast<std::size_t>(5 + 15 * slot), slot));
     lone.push_back(decode(*engine, {slot}, {7}).front());
     engine->free(slot);
   }
   for (int slot = 0; slot < 4; ++slot) {
-    prefill(*engine, slot, counting(static_cast<std::size_t>(5 + 20 * slot), slot));
+    prefill(*engine, slot, counting(static_cast<std::size_t>(5 + 15 * slot), slot));
   }
   const std::uint64_t before = engine->launches();
   const std::vector<Logits> rows = decode(*engine, {2, 0, 3, 1}, {7, 7, 7, 7});

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,9 +79,7 @@ async def solo(device: Device, prompt_ids: list[int]) -> list[tuple[int, float]]
         return drawn(session, "solo")
 
 
-async def test_four_requests_take_the_launches_of_one(
-    device: Device, record_property: Callable[[str, object], None]
-) -> None:
+async def test_four_requests_take_the_launches_of_one(device: Device) -> None:
     prompts = {f"r{number}": prompt(number) for number in range(4)}
     expected, launches = {}, 0
     for key, ids in prompts.items():
@@ -97,7 +95,7 @@ async def test_four_requests_take_the_launches_of_one(
             await session.result(key)
             assert drawn(session, key) == expected[key]
     together = await metric(device, "tpuserve_device_launches_total") - before
-    record_property("launches_of_four_to_one", together / launches)
+    print(f"launches of four requests: {together}, of one: {launches}")
     assert together <= 1.35 * launches
 
 
