@@ -52,6 +52,12 @@ class Checkpoint:
             raise CompileError(f"{path} holds no *.safetensors file")
         return cls(path, config, weights)
 
+    @property
+    def driver(self) -> Path | None:
+        """The program that converts the staged form; None for the converter's own."""
+        family = FAMILIES.get(self.config["model_type"])
+        return family.driver if family else None
+
     def check_length(self, seq_tokens: int) -> None:
         """Raises CompileError when the family computes something else at that length."""
         family = FAMILIES.get(self.config["model_type"])

@@ -108,7 +108,7 @@ class Options:
         return self.head or ("bf16" if self.quantize.endswith("bf16") else "f16")
 
     def batched_job(self, checkpoint: Path, output: Path) -> dict[str, Any]:
-        """What `batched/driver.py` reads; the nets go below the directory `output`."""
+        """What `batched/driver.py` and the drivers of families read; the nets go below `output`."""
         chosen = (self.seq_tokens, *self.lengths_tokens)
         if not self.lengths_tokens:
             chosen = default_lengths(self.seq_tokens, self.chunk_tokens)
@@ -124,6 +124,7 @@ class Options:
             "group_size": self.group_size,
             "history": self.history,
             "dynamic": self.dynamic,
+            "argmax": self.argmax_head,
             "variants": [[variant.rows, variant.length_tokens] for variant in variants],
         }
 
@@ -131,13 +132,17 @@ class Options:
 def convert(checkpoint: Checkpoint, options: Options, environment: Environment, work: Path) -> Path:
     """Compile in the empty directory `work`; returns the bmodel's path. Raises CompileError."""
     options.check()
+    if options.batch > 1 and checkpoint.driver:
+        model_type = checkpoint.config["model_type"]
+        raise CompileError(f"there are no nets of several slots for model_type {model_type!r}")
     log = work / "compile.log"
     staged, output = work / "checkpoint", work / "nets"
     checkpoint.stage(staged, options.quantize)
-    if options.batch > 1:
+    driver = checkpoint.driver or (_BATCHED_DRIVER if options.batch > 1 else None)
+    if driver:
         job = work / "job.json"
         job.write_text(json.dumps(options.batched_job(staged, output)), encoding="utf-8")
-        environment.run(["python", str(_BATCHED_DRIVER), str(job)], log, work)
+        environment.run(["python", str(driver), str(job)], log, work)
     else:
         environment.run(options.converter_arguments(staged, output), log, work)
     nets = sorted(

@@ -5,6 +5,7 @@ Every function takes ids [n] and returns logits [n, vocab].
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,7 +32,9 @@ def qwen1(config: Mapping[str, Any], weights: Weights, ids: Ids) -> Array:
         normed = _rms(x, w["ln_2.weight"], eps)
         inner = (normed @ w["mlp.w1.weight"].T) * _silu(normed @ w["mlp.w2.weight"].T)
         x = x + inner @ w["mlp.c_proj.weight"].T
-    return _rms(x, weights["transformer.ln_f.weight"], eps) @ weights["lm_head.weight"].T
+    return np.asarray(
+        _rms(x, weights["transformer.ln_f.weight"], eps) @ weights["lm_head.weight"].T
+    )
 
 
 def chatglm3(config: Mapping[str, Any], weights: Weights, ids: Ids) -> Array:
@@ -52,7 +55,25 @@ def chatglm3(config: Mapping[str, Any], weights: Weights, ids: Ids) -> Array:
         gate, up = np.split(normed @ w["mlp.dense_h_to_4h.weight"].T, 2, axis=1)
         x = x + (_silu(gate) * up) @ w["mlp.dense_4h_to_h.weight"].T
     normed = _rms(x, weights["transformer.encoder.final_layernorm.weight"], eps)
-    return normed @ weights["transformer.output_layer.weight"].T
+    return np.asarray(normed @ weights["transformer.output_layer.weight"].T)
+
+
+def gpt_bigcode(config: Mapping[str, Any], weights: Weights, ids: Ids) -> Array:
+    """GPTBigCodeForCausalLM with one head of keys and values and the exact GELU."""
+    eps, heads = config["layer_norm_epsilon"], config["n_head"]
+    hidden, tokens = config["n_embd"], len(ids)
+    dim = hidden // heads
+    x = weights["transformer.wte.weight"][ids] + weights["transformer.wpe.weight"][:tokens]
+    for layer in range(config["n_layer"]):
+        w = _below(weights, f"transformer.h.{layer}.")
+        fused = _affine(_layer_norm(x, w, "ln_1", eps), w, "attn.c_attn")
+        q, k, v = np.split(fused, [hidden, hidden + dim], axis=1)
+        mixed = _attend(q.reshape(tokens, heads, dim), k[:, None], v[:, None])
+        x = x + _affine(mixed, w, "attn.c_proj")
+        inner = _gelu(_affine(_layer_norm(x, w, "ln_2", eps), w, "mlp.c_fc"))
+        x = x + _affine(inner, w, "mlp.c_proj")
+    normed = _layer_norm(x, weights, "transformer.ln_f", eps)
+    return np.asarray(normed @ weights["transformer.wte.weight"].T)
 
 
 def qwen2(config: Mapping[str, Any], weights: Weights, ids: Ids) -> Array:
@@ -77,7 +98,7 @@ def qwen2(config: Mapping[str, Any], weights: Weights, ids: Ids) -> Array:
         normed = _rms(x, w["post_attention_layernorm.weight"], eps)
         inner = _silu(normed @ w["mlp.gate_proj.weight"].T) * (normed @ w["mlp.up_proj.weight"].T)
         x = x + inner @ w["mlp.down_proj.weight"].T
-    return _rms(x, weights["model.norm.weight"], eps) @ weights["lm_head.weight"].T
+    return np.asarray(_rms(x, weights["model.norm.weight"], eps) @ weights["lm_head.weight"].T)
 
 
 def four_bits(weights: Weights, group: int = 64) -> dict[str, Array]:
@@ -101,11 +122,25 @@ def _below(weights: Weights, prefix: str) -> dict[str, Array]:
 
 
 def _rms(x: Array, weight: Array, eps: float) -> Array:
-    return x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + eps) * weight
+    return np.asarray(x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + eps) * weight)
+
+
+def _layer_norm(x: Array, weights: Weights, name: str, eps: float) -> Array:
+    centred = x - x.mean(axis=-1, keepdims=True)
+    scaled = centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + eps)
+    return np.asarray(scaled * weights[f"{name}.weight"] + weights[f"{name}.bias"])
+
+
+def _affine(x: Array, weights: Weights, name: str) -> Array:
+    return np.asarray(x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"])
+
+
+def _gelu(x: Array) -> Array:
+    return np.asarray(x * (1 + np.vectorize(math.erf)(x / math.sqrt(2))) / 2)
 
 
 def _silu(x: Array) -> Array:
-    return x / (1 + np.exp(-x))
+    return np.asarray(x / (1 + np.exp(-x)))
 
 
 def _angles(tokens: int, dim: int, base: float) -> Array:

@@ -143,6 +143,60 @@ def chatglm3(rope_ratio: float | None = None) -> TinyCheckpoint:
     return TinyCheckpoint(config, _draw(shapes))
 
 
+def gpt_bigcode() -> TinyCheckpoint:
+    """`n_inner` is null, as where it is four times the width; the head is stored though tied."""
+    config = {
+        "activation_function": "gelu",
+        "architectures": ["GPTBigCodeForCausalLM"],
+        "attention_softmax_in_fp32": True,
+        "attn_pdrop": 0.1,
+        "bos_token_id": 0,
+        "embd_pdrop": 0.1,
+        "eos_token_id": 0,
+        "inference_runner": 0,
+        "initializer_range": 0.02,
+        "layer_norm_epsilon": 1e-5,
+        "max_batch_size": None,
+        "max_sequence_length": None,
+        "model_type": "gpt_bigcode",
+        "multi_query": True,
+        "n_embd": HIDDEN,
+        "n_head": HEADS,
+        "n_inner": None,
+        "n_layer": LAYERS,
+        "n_positions": LIMIT,
+        "pad_key_length": True,
+        "pre_allocate_kv_cache": False,
+        "resid_pdrop": 0.1,
+        "scale_attention_softmax_in_fp32": True,
+        "scale_attn_weights": True,
+        "torch_dtype": "float16",
+        "use_cache": True,
+        "validate_runner_input": True,
+        "vocab_size": VOCAB,
+    }
+    shapes: dict[str, tuple[int, ...]] = {
+        "transformer.wte.weight": (VOCAB, HIDDEN),
+        "transformer.wpe.weight": (LIMIT, HIDDEN),
+        "transformer.ln_f.weight": (HIDDEN,),
+        "transformer.ln_f.bias": (HIDDEN,),
+    }
+    for layer in range(LAYERS):
+        prefix = f"transformer.h.{layer}."
+        projections = {
+            "attn.c_attn": (HIDDEN + 2 * HEAD_DIM, HIDDEN),
+            "attn.c_proj": (HIDDEN, HIDDEN),
+            "mlp.c_fc": (4 * HIDDEN, HIDDEN),
+            "mlp.c_proj": (HIDDEN, 4 * HIDDEN),
+        }
+        for name, shape in projections.items():
+            shapes |= {f"{prefix}{name}.weight": shape, f"{prefix}{name}.bias": shape[:1]}
+        for name in ("ln_1", "ln_2"):
+            shapes |= {f"{prefix}{name}.{kind}": (HIDDEN,) for kind in ("weight", "bias")}
+    weights = _draw(shapes)
+    return TinyCheckpoint(config, {**weights, "lm_head.weight": weights["transformer.wte.weight"]})
+
+
 def _draw(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Array]:
     """Projections that keep the variance, so that attention prefers some tokens to others."""
     source = np.random.default_rng(11)

@@ -47,17 +47,25 @@ def test_the_rewritten_model_is_the_same_function(
 
 
 @pytest.mark.parametrize(
-    ("tiny", "limit"),
-    [(tiny_checkpoints.qwen1(), "QWenLMHeadModel"), (tiny_checkpoints.chatglm3(), "ChatGLMModel")],
+    ("tiny", "key", "architecture"),
+    [
+        (tiny_checkpoints.qwen1(), "seq_length", "QWenLMHeadModel"),
+        (tiny_checkpoints.chatglm3(), "seq_length", "ChatGLMModel"),
+        (tiny_checkpoints.gpt_bigcode(), "n_positions", "GPTBigCodeForCausalLM"),
+    ],
 )
-def test_lengths_that_the_model_scales_are_refused(
-    tiny: TinyCheckpoint, limit: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_lengths_beyond_the_models_own_are_refused(
+    tiny: TinyCheckpoint,
+    key: str,
+    architecture: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     source = tiny.write(tmp_path / "own")
     assert main([str(source), "-o", str(tmp_path / "out"), "--seq", str(LIMIT + 1)]) == 1
-    message = capsys.readouterr().err
-    assert f"seq is {LIMIT + 1}, must be at most {LIMIT}: the seq_length" in message
-    assert limit in message
+    assert capsys.readouterr().err == (
+        f"error: seq is {LIMIT + 1}, must be at most {LIMIT}: the {key} of this {architecture}\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -68,6 +76,8 @@ def test_lengths_that_the_model_scales_are_refused(
         (tiny_checkpoints.chatglm3(), "multi_query_attention", False),
         (tiny_checkpoints.chatglm3(), "rmsnorm", False),
         (tiny_checkpoints.chatglm3(), "add_bias_linear", True),
+        (tiny_checkpoints.gpt_bigcode(), "multi_query", False),
+        (tiny_checkpoints.gpt_bigcode(), "activation_function", "relu"),
     ],
 )
 def test_settings_that_change_the_arithmetic_are_refused(
@@ -76,6 +86,23 @@ def test_settings_that_change_the_arithmetic_are_refused(
     changed = TinyCheckpoint({**tiny.config, key: value}, tiny.weights)
     with pytest.raises(CompileError, match=rf"{key} is .*, must be "):
         staged(changed, tmp_path)
+
+
+def test_gpt_bigcode_attention_is_split_and_a_tied_head_dropped(tmp_path: Path) -> None:
+    tiny = tiny_checkpoints.gpt_bigcode()
+    config, weights = staged(tiny, tmp_path)
+    fused = tiny.weights["transformer.h.1.attn.c_attn.weight"]
+    parts = [weights[f"model.layers.1.self_attn.{part}_proj.weight"] for part in "qkv"]
+    assert [len(part) for part in parts] == [128, 32, 32]
+    assert np.array_equal(np.concatenate(parts), fused)
+    assert "lm_head.weight" not in weights
+    assert (config["intermediate_size"], config["tie_word_embeddings"]) == (512, True)
+
+
+def test_an_untied_gpt_bigcode_head_is_kept(tmp_path: Path) -> None:
+    tiny = tiny_checkpoints.gpt_bigcode()
+    own = TinyCheckpoint({**tiny.config, "tie_word_embeddings": False}, tiny.weights)
+    assert "lm_head.weight" in staged(own, tmp_path)[1]
 
 
 def test_a_missing_config_key_is_named(tmp_path: Path) -> None:

@@ -1,0 +1,94 @@
+"""`python gpt_bigcode_driver.py JOB.json`: converts a rewritten GPTBigCode checkpoint.
+
+The job is that of `batched/driver.py`, with `argmax`: lm_head returns the best token.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+# Run by path, Python looks in this directory first, where modules would shadow others.
+sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+import numpy as np  # noqa: E402
+import tpu_mlir  # type: ignore[import-not-found] # noqa: E402, F401  (sets the search paths of what follows)
+from llm.LlmConverter import LlmConverter  # type: ignore[import-not-found] # noqa: E402
+from llm.LlmInfo import LlmList  # type: ignore[import-not-found] # noqa: E402
+from llm.ModelHandle import SafetensorsModelHandle  # type: ignore[import-not-found] # noqa: E402
+from llm.transformers_compat import load_auto_config  # type: ignore[import-not-found] # noqa: E402
+
+from compiler.batched.driver import arguments_of  # noqa: E402
+from compiler.families.gpt_bigcode_net import (  # noqa: E402
+    NO_BIAS,
+    NO_POSITIONS,
+    POSITIONS,
+    LayerNet,
+    Shape,
+)
+
+_NORMS = (LlmList.INPUT_LN, LlmList.POST_ATTN_LN)
+_PROJECTIONS = (
+    LlmList.Q_PROJ,
+    LlmList.K_PROJ,
+    LlmList.V_PROJ,
+    LlmList.O_PROJ,
+    LlmList.MLP_UP,
+    LlmList.MLP_DOWN,
+)
+
+
+class GptBigCodeConverter(LlmConverter):  # type: ignore[misc]
+    """The vendor's converter with this family's layers."""
+
+    def rotary_embedding(self) -> tuple[None, None]:
+        """No tables: positions are learned embeddings."""
+        return None, None
+
+    def gen_block_mlir(self, idx: int) -> None:
+        self._save_weights(idx)
+        prefill = self.max_input_length
+        self._save(idx, f"block_{idx}", Shape(prefill))
+        if self.use_history_kv:
+            self._save(idx, f"block_kv_{idx}", Shape(prefill, self.seq_length))
+        for stage, length in enumerate((self.seq_length, *self.decode_chunk_list)):
+            suffix = f"_{stage}" if stage else ""
+            self._save(idx, f"block_cache_{idx}", Shape(1, length, decode=True), suffix)
+
+    def _save(self, layer: int, net: str, shape: Shape, suffix: str = "") -> None:
+        module = LayerNet(self, layer, net, shape).build()
+        self.save_mlir_module(module, net + suffix)
+
+    def _save_weights(self, layer: int) -> None:
+        names = self.model_info.weights
+        prefix = f"{names[LlmList.LAYERS]}.{layer}."
+        weights: dict[str, Any] = {}
+        for norm in _NORMS:
+            self.set_common_weight(prefix + names[norm], weights)
+        for projection in _PROJECTIONS:
+            self.set_linear_weight(prefix + names[projection], weights)
+        if layer == 0:
+            table = self.model.read(f"{POSITIONS}.weight")[: self.seq_length]
+            weights[f"{POSITIONS}.weight"] = table
+        else:
+            weights[f"{NO_POSITIONS}.weight"] = np.zeros((self.seq_length, 1), np.float32)
+        if layer == self.num_layers - 1:
+            self.set_common_weight(names[LlmList.NORM], weights)
+            weights[f"{NO_BIAS}.bias"] = np.zeros(self.hidden_size, np.float32)
+        self.save_small_attn_mask_weight(weights)
+        np.savez(f"block_{layer}_top_weights.npz", **weights)
+
+
+def main() -> int:
+    job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    arguments = arguments_of(job)
+    arguments.chunk_length = job["chunk"]
+    arguments.do_sample = not job["argmax"]
+    config = load_auto_config(job["checkpoint"], trust_remote_code=False)
+    loader = SafetensorsModelHandle(job["checkpoint"])
+    GptBigCodeConverter(arguments, config, loader).run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
