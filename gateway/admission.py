@@ -39,6 +39,7 @@ class Plan:
     priority: Priority
     vocab_size: int
     deadline_s: float | None
+    prefix_key: str
 
 
 def check_text_size(text_bytes: int, device: DeviceFacts) -> None:
@@ -92,6 +93,7 @@ def plan(
         priority=request.priority,
         vocab_size=tokenizer.vocab_size,
         deadline_s=request.deadline_s,
+        prefix_key=request.prefix_key,
     )
 
 

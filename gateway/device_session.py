@@ -315,6 +315,7 @@ def _submit(sequence: Sequence) -> device_pb2.Submit:
         min_tokens=plan.min_tokens,
         stop_ids=plan.stop_ids,
         priority=_PRIORITIES[plan.priority],
+        prefix_key=plan.prefix_key or None,
     )
     if plan.top_logprobs is not None:
         submit.logprobs = plan.top_logprobs

@@ -109,7 +109,7 @@ class GenerationRequest:
     """One call. `prompts × n` completions are generated; index = prompt * n + draw.
 
     `arrival_s` and `deadline_s` are `time.monotonic()` values; no deadline is None.
-    `top_logprobs` is None without logprobs.
+    `top_logprobs` is None without logprobs. `prefix_key` is a cache hint; empty is none.
     """
 
     id: str
@@ -122,6 +122,7 @@ class GenerationRequest:
     priority: Priority = Priority.DEFAULT
     n: int = 1
     deadline_s: float | None = None
+    prefix_key: str = ""
 
 
 @dataclass(frozen=True, slots=True)

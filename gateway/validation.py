@@ -28,6 +28,7 @@ MAX_STOP_BYTES: Final = 256
 MAX_STOP_TOKEN_IDS: Final = 64
 MAX_LOGIT_BIAS: Final = 1024
 MAX_TOP_LOGPROBS: Final = 20
+MAX_PREFIX_KEY: Final = 256
 UINT32_MAX: Final = 2**32 - 1
 
 
@@ -46,6 +47,11 @@ def validate(request: GenerationRequest) -> None:
     _within("n", request.n, 1, MAX_N)
     if request.top_logprobs is not None:
         _within("logprobs.top", request.top_logprobs, 0, MAX_TOP_LOGPROBS)
+    if len(request.prefix_key) > MAX_PREFIX_KEY:
+        raise InvalidArgument(
+            f"prefix_key has {len(request.prefix_key)} characters, at most {MAX_PREFIX_KEY}",
+            field="prefix_key",
+        )
 
 
 def validate_prompt(prompt: Prompt) -> None:

@@ -140,6 +140,7 @@ def _request(
         priority=_PRIORITIES[message.priority],
         n=message.n if message.HasField("n") else 1,
         deadline_s=None if time_remaining_s is None else now_s + time_remaining_s,
+        prefix_key=message.prefix_key,
     )
 
 

@@ -180,6 +180,7 @@ def _request(
         priority=_priority(body.priority),
         n=1 if body.n is None else body.n,
         deadline_s=deadline_s,
+        prefix_key=body.prompt_cache_key or "",
     )
 
 

@@ -82,6 +82,8 @@ class CommonBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     frequency_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
     user: str | None = None
+    # Requests that begin alike; what gRPC calls prefix_key.
+    prompt_cache_key: str | None = None
     # As vLLM has them.
     top_k: int | None = None
     min_p: float | None = None
@@ -104,7 +106,6 @@ class ChatBody(CommonBody, forbid_unknown_fields=True, kw_only=True):
     store: bool | None = None
     service_tier: str | None = None
     safety_identifier: str | None = None
-    prompt_cache_key: str | None = None
     prompt_cache_retention: str | None = None
     # Neutral values only.
     tool_choice: Any = None
