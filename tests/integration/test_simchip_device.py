@@ -92,7 +92,7 @@ async def test_the_demo_model_runs_with_computed_tokens(tmp_path: Path) -> None:
         assert served.said() == []
 
 
-async def test_more_than_1000_steps_a_second(
+async def test_thousands_of_steps_a_second(
     tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     with device(tmp_path) as served:
@@ -105,8 +105,8 @@ async def test_more_than_1000_steps_a_second(
             steps_per_s = 500 / (time.monotonic() - started)
     record_property("steps_per_s", round(steps_per_s))
     print(f"{steps_per_s:.0f} steps/s")
-    # A third of what an idle machine reaches; this one may be busy.
-    assert steps_per_s > 300
+    # Two cores do 8,000 when idle, 1,900 when overloaded with other tests.
+    assert steps_per_s > 500
 
 
 @pytest.mark.parametrize(
