@@ -65,10 +65,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--prefix-cache",
-        type=PrefixMode,
-        choices=tuple(PrefixMode),
-        default=PrefixMode.EXACT,
-        metavar="exact|fast|off",
+        choices=[mode.value for mode in PrefixMode],
+        default=PrefixMode.EXACT.value,
         help="KV rows that prompts share: exact (default) reuses what a cold run would have bit "
         "for bit, fast also rows of completions",
     )
@@ -114,7 +112,7 @@ def _prepare(arguments: argparse.Namespace) -> tuple[DeviceConfig, OpenEngine]:
         ),
         max_waiting=arguments.max_waiting,
         itl_budget_s=arguments.itl_budget_ms / 1000,
-        policy=Policy(arguments.prefix_cache, arguments.preempt_host_bytes),
+        policy=Policy(PrefixMode(arguments.prefix_cache), arguments.preempt_host_bytes),
     )
     open_engine = functools.partial(
         CoreEngine,

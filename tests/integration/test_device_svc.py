@@ -121,6 +121,7 @@ async def test_logprobs_come_with_their_ids() -> None:
         ({"resume_ids": [4000]}, "INVALID", ["resume_ids[0]", "4000", "1024"]),
         ({"max_tokens": 0}, "INVALID", ["max_tokens is 0"]),
         ({"priority": 77}, "INVALID", ["priority is 77"]),
+        ({"prefix_key": "k" * 257}, "INVALID", ["257", "256"]),
         (
             {"sampling": generation_pb2.SamplingParams(temperature=float("nan"))},
             "INVALID",
@@ -261,6 +262,41 @@ async def test_a_slow_reader_loses_its_session_and_slows_nobody() -> None:
             await slow.read_all()
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert "200 events" in (caught.value.details() or "")
+
+
+async def test_a_shared_prompt_is_reused_and_told() -> None:
+    engine = FakeEngine(slots=1, chunk_tokens=16)
+    async with fake_device(engine) as address, device_session(address, FAKE_SHA256) as session:
+        for name in ("a", "b"):
+            await session.submit(name, range(40), prefix_key="system")
+            assert await session.result(name) == (expected_tokens(range(40), 4), "LENGTH")
+        assert [session.accepted[name].cached_tokens for name in ("a", "b")] == [0, 32]
+
+
+async def test_a_higher_priority_takes_the_slot_for_a_while() -> None:
+    gate = Gate()
+    engine = FakeEngine(slots=1, before_launch=gate)
+    async with fake_device(engine) as address, device_session(address, FAKE_SHA256) as session:
+        await gate.entered(2)
+        await session.submit("low", [1, 2, 3], priority=generation_pb2.PRIORITY_BULK)
+        await gate.entered(1)
+        await session.submit("high", [4], 1, priority=generation_pb2.PRIORITY_SYSTEM)
+        assert (await session.load()).waiting == 1
+        gate.open()
+        assert await session.result("low") == ([9, 19, 39, 79], "LENGTH")
+        order = [e.request_id for frame in session.frames for e in frame.emissions]
+        assert order == ["low", "high", "low", "low", "low"]
+
+
+async def test_resume_by_prefill_takes_fewer_launches() -> None:
+    engine = FakeEngine()
+    async with fake_device(engine) as address, device_session(address, FAKE_SHA256) as session:
+        for by_prefill, launches in ((False, 4), (True, 2)):
+            before = engine.launches
+            await session.submit("a", [1, 2, 3], resume_ids=[9, 19], resume_by_prefill=by_prefill)
+            assert await session.result("a") == ([39, 79], "LENGTH")
+            assert engine.launches - before == launches
+            session.forget("a")
 
 
 async def test_many_clients_that_come_and_go_leave_nothing_behind() -> None:

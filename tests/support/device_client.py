@@ -94,6 +94,10 @@ class SessionClient:
     def emissions(self, request_id: str) -> list[device_pb2.Emission]:
         return self._emissions.get(request_id, [])
 
+    def forget(self, request_id: str) -> None:
+        """Its id is used again."""
+        del self._emissions[request_id]
+
     def ids(self, request_id: str) -> list[int]:
         return [token for emission in self.emissions(request_id) for token in emission.ids]
 

@@ -4,7 +4,7 @@ from prometheus_client import CollectorRegistry
 
 from device_svc.engine_api import ChipReading, EngineFailure
 from device_svc.metrics import ChipCollector, LoadCollector, StepMetrics
-from device_svc.request import Emission, Finish, Report
+from device_svc.request import Accepted, Emission, Finish, Report
 from device_svc.sessions import Load
 
 
@@ -25,6 +25,19 @@ def test_steps_are_counted_by_kind() -> None:
     assert value(f"{step}_sum", {"kind": "prefill"}) == 0.04
     assert value(f"{step}_bucket", {"kind": "decode", "le": "0.001"}) == 0
     assert value(f"{step}_bucket", {"kind": "decode", "le": "0.002"}) == 1
+
+
+def test_prefix_hits_and_preemptions_are_counted() -> None:
+    registry = CollectorRegistry()
+    metrics = StepMetrics(registry)
+    accepted = [Accepted(1, 0, 128), Accepted(2, 1, 0)]
+    metrics.observe(Report(1, accepted=accepted, queried_tokens=200, preemptions=2, saved_bytes=64))
+    metrics.observe(Report(2, accepted=[Accepted(3, 0, 64)], queried_tokens=70))
+    value = registry.get_sample_value
+    assert value("tpuserve_device_prefix_queried_tokens_total") == 270
+    assert value("tpuserve_device_prefix_hit_tokens_total") == 192
+    assert value("tpuserve_device_preemptions_total") == 2
+    assert value("tpuserve_device_preempted_bytes") == 0
 
 
 def test_load_is_read_when_it_is_asked_for() -> None:
