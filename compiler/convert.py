@@ -132,9 +132,6 @@ class Options:
 def convert(checkpoint: Checkpoint, options: Options, environment: Environment, work: Path) -> Path:
     """Compile in the empty directory `work`; returns the bmodel's path. Raises CompileError."""
     options.check()
-    if options.batch > 1 and checkpoint.driver:
-        model_type = checkpoint.config["model_type"]
-        raise CompileError(f"there are no nets of several slots for model_type {model_type!r}")
     log = work / "compile.log"
     staged, output = work / "checkpoint", work / "nets"
     checkpoint.stage(staged, options.quantize)

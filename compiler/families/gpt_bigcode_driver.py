@@ -18,11 +18,14 @@ from llm.LlmInfo import LlmList  # type: ignore[import-not-found] # noqa: E402
 from llm.ModelHandle import SafetensorsModelHandle  # type: ignore[import-not-found] # noqa: E402
 from llm.transformers_compat import load_auto_config  # type: ignore[import-not-found] # noqa: E402
 
+from compiler.batched.converter import BatchedConverter  # noqa: E402
 from compiler.batched.driver import arguments_of  # noqa: E402
+from compiler.batched.ladder import Variant  # noqa: E402
 from compiler.families.gpt_bigcode_net import (  # noqa: E402
     NO_BIAS,
     NO_POSITIONS,
     POSITIONS,
+    BatchedLayerNet,
     LayerNet,
     Shape,
 )
@@ -46,20 +49,25 @@ class GptBigCodeConverter(LlmConverter):  # type: ignore[misc]
         return None, None
 
     def gen_block_mlir(self, idx: int) -> None:
-        self._save_weights(idx)
+        self.save_weights(idx)
+        self.save_prefill(idx)
+        self.save_decode(idx)
+
+    def save_prefill(self, layer: int) -> None:
         prefill = self.max_input_length
-        self._save(idx, f"block_{idx}", Shape(prefill))
+        self._save(layer, f"block_{layer}", Shape(prefill))
         if self.use_history_kv:
-            self._save(idx, f"block_kv_{idx}", Shape(prefill, self.seq_length))
-        for stage, length in enumerate((self.seq_length, *self.decode_chunk_list)):
-            suffix = f"_{stage}" if stage else ""
-            self._save(idx, f"block_cache_{idx}", Shape(1, length, decode=True), suffix)
+            self._save(layer, f"block_kv_{layer}", Shape(prefill, self.seq_length))
 
-    def _save(self, layer: int, net: str, shape: Shape, suffix: str = "") -> None:
+    def save_decode(self, layer: int) -> None:
+        for number, length in enumerate((self.seq_length, *self.decode_chunk_list)):
+            self._save(layer, f"block_cache_{layer}", Shape(1, length, decode=True), number)
+
+    def _save(self, layer: int, net: str, shape: Shape, number: int = 0) -> None:
         module = LayerNet(self, layer, net, shape).build()
-        self.save_mlir_module(module, net + suffix)
+        self.save_mlir_module(module, _directory(net, number))
 
-    def _save_weights(self, layer: int) -> None:
+    def save_weights(self, layer: int) -> None:
         names = self.model_info.weights
         prefix = f"{names[LlmList.LAYERS]}.{layer}."
         weights: dict[str, Any] = {}
@@ -79,14 +87,34 @@ class GptBigCodeConverter(LlmConverter):  # type: ignore[misc]
         np.savez(f"block_{layer}_top_weights.npz", **weights)
 
 
+class SlotsConverter(GptBigCodeConverter, BatchedConverter):
+    """Decode nets for several slots."""
+
+    def save_decode(self, layer: int) -> None:
+        for number, variant in enumerate(self._variants):
+            module = BatchedLayerNet(self, layer, variant, self._slots).build()
+            self.save_mlir_module(module, _directory(f"block_cache_{layer}", number))
+
+
+def _directory(net: str, number: int) -> str:
+    return net if number == 0 else f"{net}_{number}"
+
+
 def main() -> int:
     job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     arguments = arguments_of(job)
-    arguments.chunk_length = job["chunk"]
-    arguments.do_sample = not job["argmax"]
     config = load_auto_config(job["checkpoint"], trust_remote_code=False)
     loader = SafetensorsModelHandle(job["checkpoint"])
-    GptBigCodeConverter(arguments, config, loader).run()
+    variants = tuple(Variant(rows, length) for rows, length in job["variants"])
+    if variants[0].rows == 1:
+        arguments.chunk_length = job["chunk"]
+        arguments.do_sample = not job["argmax"]
+        converter = GptBigCodeConverter(arguments, config, loader)
+    else:
+        converter = SlotsConverter(
+            arguments, config, loader=loader, variants=variants, head=job["head"]
+        )
+    converter.run()
     return 0
 
 

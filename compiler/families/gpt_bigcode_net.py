@@ -18,6 +18,9 @@ from llm.LlmInfo import LlmList  # type: ignore[import-not-found]
 from mlir.dialects import top  # type: ignore[import-not-found]
 from transform.MLIRImporter import MLIRImporter  # type: ignore[import-not-found]
 
+from compiler.batched.decode import DecodeNet
+from compiler.batched.ladder import Variant
+
 # A value of the graph under construction; the vendor's bindings carry no types.
 Value = Any
 
@@ -35,8 +38,72 @@ class Shape:
     decode: bool = False
 
 
-class LayerNet:
-    """Builds the net `name` of layer `layer` with the converter's linear and activation."""
+class Parts:
+    """What all nets of a layer have in common.
+
+    A class that derives from it has the layer's number in `_layer` and the shape of its states in
+    `_states`, beside what `DecodeNet` has.
+    """
+
+    def _add_positions(self: Any, states: Value, positions: Value) -> Value:
+        c = self._converter
+        source, width = (POSITIONS, c.hidden_size) if self._layer == 0 else (NO_POSITIONS, 1)
+        table = self._mlir.create_weight_op(f"{source}.weight", [c.seq_length, width])
+        out = self._type([*self._states[:2], width])
+        taken = top.GatherOp(out, table, positions, axis=0, **self._at(source)).output
+        return self._add(states, taken, "states_with_positions")
+
+    def _mlp(self: Any, states: Value) -> Value:
+        c = self._converter
+        normed = self._norm(states, self._path(LlmList.POST_ATTN_LN))
+        down = self._reshape(self._inner(normed), self._states, "mlp_rows")
+        if self._layer < c.num_layers - 1:
+            return self._add(states, down, "output_states")
+        norm = self._names[LlmList.NORM]
+        scaled = self._norm(self._add(states, down, "residual"), norm, bias=NO_BIAS)
+        bias = self._mlir.create_weight_op(f"{norm}.bias", [1, 1, c.hidden_size])
+        return self._add(scaled, bias, "output_states")
+
+    def _inner(self: Any, states: Value) -> Value:
+        """[1, rows, hidden] whatever the shape of the states.
+
+        The compiler cuts the inner size in parts when it sees this shape; the nets of a layer share
+        their weights only if it cuts all of them.
+        """
+        c = self._converter
+        rows = self._states[0] * self._states[1]
+        hidden, inner = [1, rows, c.hidden_size], [1, rows, c.intermediate_size]
+        flat = self._reshape(states, hidden, "mlp_input")
+        up = self._linear_as(LlmList.MLP_UP, flat, inner)
+        up = c.activate(self._mlir, up, c.hidden_act, self._path(LlmList.MLP_UP))
+        return self._linear_as(LlmList.MLP_DOWN, up, hidden)
+
+    def _linear_as(self: Any, projection: str, states: Value, out: list[int]) -> Value:
+        widths = [states.type.shape[2], out[2]]
+        return self._converter.linear(self._mlir, self._path(projection), states, widths, out)
+
+    def _reshape(self: Any, states: Value, shape: list[int], name: str) -> Value:
+        if list(states.type.shape) == shape:
+            return states
+        return top.ReshapeOp(self._type(shape), states, **self._at(name)).output
+
+    def _norm(self: Any, states: Value, path: str, bias: str = "") -> Value:
+        c = self._converter
+        shape = [1, 1, c.hidden_size]
+        return top.LayerNormOp(
+            self._type(self._states),
+            states,
+            self._mlir.create_weight_op(f"{path}.weight", shape),
+            self._mlir.create_weight_op(f"{bias or path}.bias", shape),
+            normalized_shape=[c.hidden_size],
+            axis=2,
+            eps=c.rms_norm_eps,
+            **self._at(path),
+        ).output
+
+
+class LayerNet(Parts):
+    """Builds the net `name` of layer `layer` for one sequence, with the converter's linear."""
 
     def __init__(self, converter: Any, layer: int, name: str, shape: Shape) -> None:
         self._converter = converter
@@ -77,14 +144,6 @@ class LayerNet:
         states = self._mlp(states)
         self._mlir.create_return_op([states, *new_rows])
         return self._mlir
-
-    def _add_positions(self, states: Value, positions: Value) -> Value:
-        c = self._converter
-        source, width = (POSITIONS, c.hidden_size) if self._layer == 0 else (NO_POSITIONS, 1)
-        table = self._mlir.create_weight_op(f"{source}.weight", [c.seq_length, width])
-        out = self._type([1, self._shape.tokens, width])
-        taken = top.GatherOp(out, table, positions, axis=0, **self._at(source)).output
-        return self._add(states, taken, "states_with_positions")
 
     def _attention(self, states: Value, given: dict[str, Value]) -> tuple[Value, list[Value]]:
         c, shape = self._converter, self._shape
@@ -129,33 +188,6 @@ class LayerNet:
         mask, size = self._converter.get_fattention_mask_op(self._mlir, given.get("attention_mask"))
         return mask, {"mask_size": size}
 
-    def _mlp(self, states: Value) -> Value:
-        c = self._converter
-        normed = self._norm(states, self._path(LlmList.POST_ATTN_LN))
-        inner = self._linear(LlmList.MLP_UP, normed, c.hidden_size, c.intermediate_size)
-        inner = c.activate(self._mlir, inner, c.hidden_act, self._path(LlmList.MLP_UP))
-        down = self._linear(LlmList.MLP_DOWN, inner, c.intermediate_size, c.hidden_size)
-        if self._layer < c.num_layers - 1:
-            return self._add(states, down, "output_states")
-        norm = self._names[LlmList.NORM]
-        scaled = self._norm(self._add(states, down, "residual"), norm, bias=NO_BIAS)
-        bias = self._mlir.create_weight_op(f"{norm}.bias", [1, 1, c.hidden_size])
-        return self._add(scaled, bias, "output_states")
-
-    def _norm(self, states: Value, path: str, bias: str = "") -> Value:
-        c = self._converter
-        shape = [1, 1, c.hidden_size]
-        return top.LayerNormOp(
-            self._type(self._states),
-            states,
-            self._mlir.create_weight_op(f"{path}.weight", shape),
-            self._mlir.create_weight_op(f"{bias or path}.bias", shape),
-            normalized_shape=[c.hidden_size],
-            axis=2,
-            eps=c.rms_norm_eps,
-            **self._at(path),
-        ).output
-
     def _heads(self, projection: str, states: Value, heads: int, name: str) -> Value:
         c = self._converter
         flat = self._linear(projection, states, c.hidden_size, heads * c.head_dim)
@@ -188,3 +220,34 @@ class LayerNet:
 
     def _at(self, name: str) -> dict[str, Any]:
         return {"loc": self._location(name), "ip": self._mlir.insert_point}
+
+
+class BatchedLayerNet(Parts, DecodeNet):
+    """The decode net for several slots; its inputs and outputs are those of `DecodeNet`."""
+
+    def __init__(self, converter: Any, layer: int, variant: Variant, slots: int) -> None:
+        super().__init__(converter, layer, variant, slots)
+        self._layer = layer
+
+    def build(self) -> Any:
+        states = self._input("input_states", 0)
+        positions = self._input("position_ids", 1)
+        mask = self._input("attention_mask", 2)
+        histories = [
+            (self._input(f"history_k_{j}", 3 + 2 * j), self._input(f"history_v_{j}", 4 + 2 * j))
+            for j in range(self._slots)
+        ]
+        states = self._add_positions(states, positions)
+        attended, new_rows = self._attention(states, positions, mask, histories)
+        states = self._add(states, attended, self._path(LlmList.O_PROJ) + ".add")
+        self._mlir.create_return_op([self._mlp(states), *new_rows])
+        return self._mlir
+
+    def _projections(self, states: Value, positions: Value) -> tuple[Value, Value, Value]:
+        """Query, key and value of all rows; nothing turns with the position."""
+        normed = self._norm(states, self._path(LlmList.INPUT_LN))
+        return (
+            self._heads(LlmList.Q_PROJ, normed, self._converter.num_attention_heads, "query"),
+            self._heads(LlmList.K_PROJ, normed, 1, self._row_name("k_cache")),
+            self._heads(LlmList.V_PROJ, normed, 1, self._row_name("v_cache")),
+        )
