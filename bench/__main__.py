@@ -4,6 +4,7 @@ bare   decode rate of one stream through client, gateway and device, of a bare C
 ttft   what gateway and tokenizer add to the time to the first token
 cpu    CPU time of gateway and tokenizer per relayed token and per request
 many   32 clients at once
+prefix the first token behind a shared prefix, of that of a cold prompt
 """
 
 from __future__ import annotations
@@ -16,11 +17,20 @@ from pathlib import Path
 
 import uvloop
 
-from bench import added_ttft, concurrency, native, processes, report, served_vs_bare, token_cost
+from bench import (
+    added_ttft,
+    concurrency,
+    native,
+    prefix_ttft,
+    processes,
+    report,
+    served_vs_bare,
+    token_cost,
+)
 from bench.report import Section
 from tpuserve import runtime_library
 
-_PARTS = ("bare", "ttft", "cpu", "many")
+_PARTS = ("bare", "ttft", "cpu", "many", "prefix")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,7 +42,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         for section in _sections(arguments):
             print(f"\n{report.text(section)}", flush=True)
             sections.append(section)
-    except (processes.ServiceError, runtime_library.RuntimeLibraryError) as error:
+    except (
+        processes.ServiceError,
+        prefix_ttft.UnsuitableModelError,
+        runtime_library.RuntimeLibraryError,
+    ) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except subprocess.CalledProcessError as error:
@@ -52,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     add("parts", nargs="*", metavar="PART", help=f"{', '.join(_PARTS)}; all by default")
     add("--model", type=Path, default=Path("models/demo"), help="model directory")
     add("--runtime", default="emulator", help="as of tpuserve-device")
-    add("--rounds", type=int, default=11, help="of parts that take turns (bare, ttft)")
+    add("--rounds", type=int, default=11, help="of parts that take turns (bare, ttft, prefix)")
     add("--tokens", type=int, default=100, help="decoded per round of part bare")
     add("--clients", type=int, default=32, help="of part many")
     add("--json", type=Path, metavar="FILE", help="also write the numbers here")
@@ -65,7 +79,7 @@ def _sections(arguments: argparse.Namespace) -> Iterator[Section]:
     if unknown:
         raise SystemExit(f"error: no part {', '.join(sorted(unknown))}; parts: {', '.join(_PARTS)}")
     model: Path = arguments.model
-    if {"bare", "many"} & set(parts):
+    if {"bare", "many", "prefix"} & set(parts):
         yield from _over_the_engine(arguments, parts)
     if "ttft" in parts:
         with processes.stack(model, device_module="bench.instant_device") as stack:
@@ -92,6 +106,8 @@ def _over_the_engine(arguments: argparse.Namespace, parts: Sequence[str]) -> Ite
             )
         if "many" in parts:
             yield uvloop.run(concurrency.run(stack, clients=arguments.clients, tokens=32))
+        if "prefix" in parts:
+            yield uvloop.run(prefix_ttft.run(stack, arguments.rounds))
 
 
 if __name__ == "__main__":

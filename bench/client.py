@@ -106,30 +106,43 @@ class Gateway:
         return list(reply.ids)
 
 
+@dataclass(frozen=True, slots=True)
+class FirstToken:
+    """elapsed_s: from Submit to its frame. cached_tokens: of the prompt, resident before."""
+
+    elapsed_s: float
+    cached_tokens: int
+
+
 class Device:
     """A client of one device session: one request at a time."""
 
     def __init__(
         self,
         call: grpc.aio.StreamStreamCall[device_pb2.Command, device_pb2.Event],
-        bmodel_sha256: str,
+        info: device_pb2.DeviceInfo,
     ) -> None:
+        self.info = info
         self._call = call
-        self._bmodel_sha256 = bmodel_sha256
         self._count = 0
 
     async def first_token_s(self, prompt_ids: Sequence[int]) -> float:
         """Seconds from Submit to the frame with the first and only token."""
+        return (await self.first_token(prompt_ids)).elapsed_s
+
+    async def first_token(self, prompt_ids: Sequence[int]) -> FirstToken:
+        """Submit for one token and wait for it."""
         self._count += 1
         submit = device_pb2.Submit(
             request_id=str(self._count),
-            bmodel_sha256=self._bmodel_sha256,
+            bmodel_sha256=self.info.model.bmodel_sha256,
             prompt_ids=prompt_ids,
             sampling=_greedy(),
             max_tokens=1,
         )
         sent_s = time.perf_counter()
         await self._call.write(device_pb2.Command(submits=[submit]))
+        cached_tokens = 0
         while True:
             event = await self._call.read()
             if event is grpc.aio.EOF:
@@ -137,8 +150,9 @@ class Device:
             assert isinstance(event, device_pb2.Event)
             if event.WhichOneof("event") == "rejected":
                 raise ValueError(f"the device refused: {event.rejected.detail}")
+            cached_tokens += event.accepted.cached_tokens
             if any(emission.ids for emission in event.frame.emissions):
-                return time.perf_counter() - sent_s
+                return FirstToken(time.perf_counter() - sent_s, cached_tokens)
 
 
 @asynccontextmanager
@@ -156,6 +170,6 @@ async def device(address: str) -> AsyncIterator[Device]:
         info = await stub.GetInfo(device_pb2.GetDeviceInfoRequest())
         call = stub.Session()
         try:
-            yield Device(call, info.model.bmodel_sha256)
+            yield Device(call, info)
         finally:
             call.cancel()

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench import client, concurrency, processes
+from bench import client, concurrency, prefix_ttft, processes
 from bench.processes import Stack
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,6 +48,14 @@ async def test_many_clients_get_the_answers_of_one(stack: Stack) -> None:
     section = await concurrency.run(stack, clients=8, tokens=6)
     rows = {row.name: row.value for row in section.rows}
     assert rows["answers equal to those alone"] == 8
+
+
+async def test_a_shared_prefix_is_reused_in_whole_chunks(stack: Stack) -> None:
+    section = await prefix_ttft.run(stack, rounds=1)
+    rows = {row.name: row.value for row in section.rows}
+    assert rows["shared"] == rows["reused by hits, least"] == 448
+    assert rows["reused by cold prompts, most"] == 0
+    assert 0 < rows["TTFT hit"] < rows["TTFT cold"]
 
 
 async def test_paused_services_go_on(stack: Stack) -> None:
