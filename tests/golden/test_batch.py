@@ -176,7 +176,11 @@ def test_a_full_slot_leaves_its_neighbours_alone(full: int, engine: _core.Engine
     for slot in others:
         prefill(engine, slot, prompt(slot))
     before = [engine.save(slot) for slot in others]
-    prefill(engine, full, random_ids(engine.spec.max_prompt_length - 2, 1024, seed=1))
+    ids = random_ids(engine.spec.max_prompt_length - 2, 1024, seed=1)
+    # A short first chunk: the nets' maximum output behind the last one would not fit in the slot.
+    engine.prefill(full, ids[:40], 0, last=False)
+    for begin in range(40, len(ids), engine.spec.prefill_chunk):
+        engine.prefill(full, ids[begin : begin + engine.spec.prefill_chunk], begin)
     while engine.length(full) < engine.spec.context_length:
         engine.decode([full], np.array([1], np.int32))
     for slot, rows in zip(others, before, strict=True):
