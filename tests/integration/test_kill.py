@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,9 +15,9 @@ from tests.support.supervised import MODEL, Up, up
 from tpuserve.client import Client, Delta, Finished, FinishReason, Message, Options
 
 QUESTION = [Message("user", "Tell me about the BM1684X.")]
-SEEDED = Options(max_tokens=48, temperature=1.2, top_p=0.95, seed=7, ignore_eos=True, logprobs=1)
+SEEDED = Options(max_tokens=150, temperature=1.2, top_p=0.95, seed=7, ignore_eos=True, logprobs=1)
 PENALISED = Options(
-    max_tokens=48, temperature=0, repetition_penalty=1.3, frequency_penalty=0.5, ignore_eos=True
+    max_tokens=150, temperature=0, repetition_penalty=1.3, frequency_penalty=0.5, ignore_eos=True
 )
 
 
@@ -26,8 +30,35 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
 
 @pytest.fixture
 def client(server: Up) -> Iterator[Client]:
+    wait_until_ready(server)
     with Client(server.wait_for(r"gRPC   (\S+)").group(1)) as connected:
         yield connected
+
+
+def page(server: Up, path: str) -> str:
+    http = server.wait_for(r"HTTP   (\S+)/v1").group(1)
+    with urllib.request.urlopen(f"{http}{path}", timeout=10) as reply:
+        return str(reply.read(), "utf-8")
+
+
+def wait_until_ready(server: Up) -> None:
+    """A service that an earlier test killed is back."""
+    deadline_s = time.monotonic() + 20
+    while True:
+        try:
+            page(server, "/ready")
+            return
+        except urllib.error.HTTPError:
+            assert time.monotonic() < deadline_s, server.log
+            time.sleep(0.05)
+
+
+def rescued(server: Up, peer: str) -> int:
+    """Completions that outlived a lost peer."""
+    sample = rf'tpuserve_failovers_total{{model="tpuserve-demo",peer="{peer}"}} (\d+)'
+    found = re.search(sample, page(server, "/metrics"))
+    assert found is not None
+    return int(found.group(1))
 
 
 def answer(client: Client, options: Options, *, after: int = -1, kill: str = "", server: Up) -> str:
@@ -58,13 +89,17 @@ def test_a_killed_device_does_not_show(
     server: Up, client: Client, options: Options, after: int
 ) -> None:
     unbroken = answer(client, options, server=server)
+    before = rescued(server, "device")
     broken = answer(client, options, after=after, kill="device_svc", server=server)
     assert broken == unbroken
+    assert rescued(server, "device") == before + 1
 
 
 def test_a_killed_tokenizer_does_not_show(server: Up, client: Client) -> None:
     unbroken = answer(client, SEEDED, server=server)
+    before = rescued(server, "tokenizer")
     assert answer(client, SEEDED, after=20, kill="tokenizer_svc", server=server) == unbroken
+    assert rescued(server, "tokenizer") == before + 1
 
 
 def test_32_clients_at_once_get_what_they_get_alone(client: Client) -> None:
