@@ -5,13 +5,14 @@ the bytes (offsets count from the end of the header). Source: the safetensors fo
 """
 
 import json
-import mmap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from compiler.errors import CompileError
+
+_PIECE_BYTES = 1 << 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,17 +32,15 @@ def names_in(path: Path) -> list[str]:
 def rewrite(source: Path, target: Path, wanted: Mapping[str, Sequence[Rows]]) -> None:
     """Write the tensors that `wanted` makes of those in `source`; the others are left out.
 
-    Every row of a source tensor must be used once. One range of rows is in memory at a time. Raises
-    CompileError when a shape does not fit.
+    Every row of a source tensor must be used once. Memory does not grow with the tensors. Raises
+    CompileError when a shape does not fit or the file is cut short.
     """
     with source.open("rb") as file:
         entries = _read_header(file.read(8), file, source)
-        data_start = file.tell()
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as contents:
-            _write(target, contents, data_start, entries, wanted)
+        _write(target, file, file.tell(), entries, wanted)
 
 
-def _read_header(length: bytes, file: Any, path: Path) -> dict[str, Any]:
+def _read_header(length: bytes, file: BinaryIO, path: Path) -> dict[str, Any]:
     try:
         entries = json.loads(file.read(int.from_bytes(length, "little")))
     except (ValueError, OverflowError, MemoryError):
@@ -54,7 +53,7 @@ def _read_header(length: bytes, file: Any, path: Path) -> dict[str, Any]:
 
 def _write(
     target: Path,
-    contents: mmap.mmap,
+    source: BinaryIO,
     data_start: int,
     entries: Mapping[str, Any],
     wanted: Mapping[str, Sequence[Rows]],
@@ -87,7 +86,17 @@ def _write(
             # Neighbouring rows are one copy.
             spans = [rows] if rows.step == 1 else [range(row, row + 1) for row in rows]
             for span in spans:
-                out.write(contents[start + span.start * row_bytes : start + span.stop * row_bytes])
+                source.seek(start + span.start * row_bytes)
+                _copy(source, out, len(span) * row_bytes)
+
+
+def _copy(source: BinaryIO, target: BinaryIO, size_bytes: int) -> None:
+    while size_bytes:
+        piece = source.read(min(size_bytes, _PIECE_BYTES))
+        if not piece:
+            raise CompileError(f"{source.name} ends before its last tensor")
+        target.write(piece)
+        size_bytes -= len(piece)
 
 
 def _check_rows(name: str, rows: int, results: Sequence[Rows]) -> None:

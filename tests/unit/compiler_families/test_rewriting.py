@@ -15,6 +15,7 @@ from compiler.__main__ import main
 from compiler.checkpoint import Checkpoint
 from compiler.errors import CompileError
 from compiler.families.tensor_file import Rows, rewrite
+from compiler.model_directory import Layout, write_model_directory
 from tests.support import float_models, tiny_checkpoints
 from tests.support.tiny_checkpoints import LIMIT, VOCAB, TinyCheckpoint
 
@@ -152,3 +153,23 @@ def test_what_is_no_safetensors_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "model-00002-of-00002.safetensors").write_bytes(b"\xff" * 64)
     with pytest.raises(CompileError, match=r"00002\.safetensors is not a safetensors file"):
         Checkpoint.open(tmp_path).stage(tmp_path / "staged", "f16")
+
+
+def test_a_file_that_is_cut_short_is_named(tmp_path: Path) -> None:
+    tiny_checkpoints.qwen1().write(tmp_path)
+    last = tmp_path / "model-00002-of-00002.safetensors"
+    last.write_bytes(last.read_bytes()[:-1])
+    with pytest.raises(CompileError, match=r"00002\.safetensors ends before its last tensor"):
+        Checkpoint.open(tmp_path).stage(tmp_path / "staged", "f16")
+
+
+def test_the_served_config_is_the_checkpoints_own(tmp_path: Path) -> None:
+    tiny = tiny_checkpoints.qwen1()
+    source = tiny.write(tmp_path / "own")
+    (source / "qwen.tiktoken").write_text("IQ== 0\n")
+    (tmp_path / "nets").write_bytes(b"nets")
+    layout = Layout("tiny", "x.bmodel", slots=1)
+    out = tmp_path / "model"
+    write_model_directory(out, tmp_path / "nets", Checkpoint.open(source), layout)
+    assert (out / "config" / "qwen.tiktoken").read_text() == "IQ== 0\n"
+    assert json.loads((out / "config" / "config.json").read_text()) == tiny.config
