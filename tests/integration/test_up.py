@@ -184,3 +184,17 @@ def test_demo_once_asks_over_both_protocols(tmp_path: Path) -> None:
     rates = re.findall(r"(\d+) tokens, TTFT \d+ ms, (\d+\.\d) tokens/s", result.stdout)
     assert len(rates) == 2
     assert all(int(tokens) > 0 for tokens, _ in rates)
+
+
+def test_every_service_serves_its_metrics(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    options = ("--metrics-port", str(port), "--deterministic")
+    with up(tmp_path, "--model", str(MODEL), *options) as server:
+        server.wait_for(r"gRPC   (\S+)")
+        for number, family in enumerate((b"tpuserve_tokenizer_", b"tpuserve_device_slots")):
+            url = f"http://127.0.0.1:{port + number}/metrics"
+            with urllib.request.urlopen(url, timeout=10) as metrics:
+                assert family in metrics.read()
+        assert "--deterministic" in server.child("device_svc").cmdline()

@@ -53,11 +53,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--devices", default="0", help="chip ids as the host numbers them: 0,1")
     parser.add_argument("--slots", type=int, help="resident sequences (default: tpuserve.toml)")
     parser.add_argument(
+        "--deterministic", action="store_true", help="tokens never depend on load; slower decode"
+    )
+    parser.add_argument(
         "--runtime", default="auto", help="auto, pcie, soc, emulator, simchip:PROFILE or a path"
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     parser.add_argument("--grpc-port", type=int, default=50051, help="%(default)s; 0: any free")
     parser.add_argument("--http-port", type=int, default=8000, help="%(default)s; 0: any free")
+    parser.add_argument(
+        "--metrics-port",
+        type=int,
+        help="serve the tokenizer's /metrics here and the device's on the next port",
+    )
     parser.add_argument(
         "--log-level", choices=_LOG_LEVELS, default="warning", help="of the services (%(default)s)"
     )
@@ -106,12 +114,20 @@ def _children(
     """In starting order; they are stopped in the reverse one."""
     tokenizer, device = f"unix:{sockets / 'tokenizer'}", f"unix:{sockets / 'device'}"
     listen = _bracketed(args.host)
-    slots = [] if args.slots is None else ["--slots", str(args.slots)]
+    device_options = [] if args.slots is None else ["--slots", str(args.slots)]
+    if args.deterministic:
+        device_options.append("--deterministic")
+    metrics: tuple[list[str], list[str]] = ([], [])
+    if args.metrics_port is not None:
+        for number, option in enumerate(metrics):
+            port = _listening_port(args.host, args.metrics_port + number, "--metrics-port")
+            option += ["--metrics-listen", f"{listen}:{port}"]
+    common = ["--model", str(model.path), "--listen"]
     commands = {
-        "tokenizer": ["tokenizer_svc", "--model", str(model.path), "--listen", tokenizer],
+        "tokenizer": ["tokenizer_svc", *common, tokenizer, *metrics[0]],
         "device": [
-            *["device_svc", "--model", str(model.path), "--listen", device],
-            *["--runtime", args.runtime, "--devices", args.devices, *slots],
+            *["device_svc", *common, device, *metrics[1], *device_options],
+            *["--runtime", args.runtime, "--devices", args.devices],
         ],
         "gateway": [
             *["gateway", "--tokenizer", tokenizer, "--device", device],
