@@ -53,7 +53,7 @@ class Example:
 
 
 class Sampler:
-    """Draws training texts, leaving out every question of the held-out sets."""
+    """Draws training texts, leaving out every question of the held-out set."""
 
     def __init__(self, corpus: Corpus, heldout: frozenset[str], rng: random.Random) -> None:
         self._corpus, self._heldout, self._rng = corpus, heldout, rng
@@ -177,7 +177,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
-        "--examples", type=int, default=110_000, help="texts to train on, each seen once"
+        "--examples", type=int, default=120_000, help="texts to train on, each seen once"
     )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, default=HERE)
@@ -185,11 +185,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     config = Qwen2Config()
-    heldout = frozenset(
-        item.normalized_question
-        for name in ("heldout.jsonl", "tuning.jsonl")
-        for item in read_heldout(HERE / name)
-    )
+    heldout = frozenset(item.normalized_question for item in read_heldout(HERE / "heldout.jsonl"))
     corpus = Corpus(HERE / "corpus")
     sampler = Sampler(corpus, heldout, random.Random(args.seed))
     tokenizer = train_tokenizer(render(sampler.conversation()) for _ in range(20_000))

@@ -31,15 +31,16 @@ _WORDS = [
 ]
 
 _ADD = (
-    "{a} + {b}", "{a} + {b}", "{a}+{b}", "{a} plus {b}", "{a} plus {b}", "the sum of {a} and {b}",
-    "{a} and {b} together", "{a} added to {b}", "{a} with {b} added", "{a} and {b} added up",
-    "the total of {a} and {b}", "{a} and {b} in sum", "{a} + {b}", "{a} plus {b}",
+    "{a} + {b}", "{a} + {b}", "{a}+{b}", "{a}+{b}", "{a}+{b}", "{a} plus {b}", "{a} plus {b}",
+    "the sum of {a} and {b}", "{a} and {b} together", "{a} added to {b}", "{a} with {b} added",
+    "{a} and {b} added up", "the total of {a} and {b}", "{a} and {b} in sum", "{a} + {b}",
+    "{a} plus {b}",
 )  # fmt: skip
 _SUBTRACT = (
-    "{a} - {b}", "{a} - {b}", "{a}-{b}", "{a} minus {b}", "{a} minus {b}", "{a} less {b}",
-    "the difference between {a} and {b}", "the difference of {a} and {b}", "{a} take away {b}",
-    "{a} with {b} taken away", "{a} without {b}", "{a} reduced by {b}", "{a} - {b}",
-    "{a} minus {b}",
+    "{a} - {b}", "{a} - {b}", "{a}-{b}", "{a}-{b}", "{a}-{b}", "{a} minus {b}", "{a} minus {b}",
+    "{a} less {b}", "the difference between {a} and {b}", "the difference of {a} and {b}",
+    "{a} take away {b}", "{a} with {b} taken away", "{a} without {b}", "{a} reduced by {b}",
+    "{a} - {b}", "{a} minus {b}",
 )  # fmt: skip
 _ADD_ORDERS = (
     "add {a} and {b}", "add {b} to {a}", "add up {a} and {b}", "sum {a} and {b}",
@@ -86,7 +87,7 @@ _TOO_HARD = (
     "{p} * {q}", "{p} x {q}", "{p} times {q}", "{p} / {q}", "{p} divided by {q}",
     "multiply {p} by {q}", "divide {p} by {q}", "{r} + {p}", "{p} + {r}", "{r} plus {s}",
     "{r} - {p}", "{r} minus {s}", "{r} + {s}", "the product of {p} and {q}", "the square of {p}",
-    "add {r} and {s}", "subtract {p} from {r}", "{r}+{s}", "{r}-{p}", "half of {r}",
+    "add {r} and {s}", "subtract {p} from {r}", "{r}-{p}", "{r}+{s}", "half of {r}",
     "the sum of {r} and {p}",
 )  # fmt: skip
 

@@ -197,8 +197,9 @@ class Corpus:
         self, rng: random.Random, messages: list[Message], name: str | None
     ) -> tuple[str, str, str | None]:
         said = messages[-1].content if messages and messages[-1].role == "assistant" else None
-        if name and rng.random() < 0.25:
-            question, answer = rng.choice(_NAME_ASKED), f"Your name is {name}."
+        if name and rng.random() < 0.35:
+            asked = rng.choice(phrasing.CHAT_FRAMES).format(x=rng.choice(_NAME_ASKED))
+            question, answer = asked, f"Your name is {name}."
         else:
             question, answer, name = self._topic(rng, said, name)
             if name and name in question:
@@ -220,22 +221,24 @@ class Corpus:
     ) -> tuple[str, str, str | None]:
         """A plain question, its answer and the user's name from then on."""
         roll = rng.random()
-        if roll < 0.55:
+        if roll < 0.50:
             return (*self._fact_question(rng), name)
-        if roll < 0.74:
+        if roll < 0.71:
             question, answer = arithmetic.draw(rng)
             if rng.random() < 0.25:
                 question = rng.choice(phrasing.QUESTION_FRAMES).format(x=question)
             return question, answer, name
-        if roll < 0.77:
+        if roll < 0.735:
             return (*arithmetic.draw_too_hard(rng), name)
         if roll < 0.82:
             fact = rng.choice(self.chat)
-            return phrasing.draw(rng.choice(fact.patterns)[1], {}, rng), fact.answer, name
+            text = phrasing.draw(rng.choice(fact.patterns)[1], {}, rng)
+            return rng.choice(phrasing.CHAT_FRAMES).format(x=text), fact.answer, name
         if roll < 0.92:
             return self._outside_question(rng), REFUSAL, name
         if roll < 0.945 and said:
-            return rng.choice(_AGAIN), said, name
+            frame = rng.choice(phrasing.CHAT_FRAMES)
+            return frame.format(x=rng.choice(_AGAIN)), said, name
         if roll < 0.985:
             name = rng.choice(_NAMES)
             return rng.choice(_NAME_GIVEN).format(n=name), f"Nice to meet you, {name}.", name

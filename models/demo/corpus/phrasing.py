@@ -60,6 +60,15 @@ TERM_FRAMES = (
     "what role does {x} play",
 )  # fmt: skip
 
+# What may stand around small talk.
+CHAT_FRAMES = (
+    "{x}", "{x}", "{x}", "{x}", "ok, {x}", "well, {x}", "{x} then", "so, {x}", "{x} please",
+    "now {x}", "alright, {x}", "good, {x}", "{x} for me", "{x} to you", "{x} bot", "and {x}",
+    "ok then, {x}", "oh, {x}", "{x}, my friend", "hey, {x}", "{x} now", "then {x}", "right, {x}",
+    "fine, {x}", "{x} for that", "{x} again", "dear bot, {x}", "{x} if you can", "yes, {x}",
+    "{x} and that is it", "{x} everybody",
+)  # fmt: skip
+
 # Ways to ask what follows from a situation C ("the queue is full").
 SITUATION_FRAMES = (
     "{x}. what happens", "{x}. what now", "{x}, what now", "what happens when {x}",
