@@ -12,6 +12,7 @@ import sentencepiece
 from tokenizer_svc.config_files import ConfigFiles
 from tokenizer_svc.control import ControlTexts
 from tokenizer_svc.detokenizer import PieceDetokenizer, UnknownId
+from tokenizer_svc.kinds.parts import encode_between
 from tokenizer_svc.tokenizer import Part, TokenizerConfigError
 from tpuserve.errors import InvalidArgument
 
@@ -85,18 +86,12 @@ class SentencePieceTokenizer:
         return [*self._additions.before, *ids, *self._additions.after]
 
     def encode_parts(self, parts: Sequence[Part]) -> list[int]:
-        ids: list[int] = []
-        ordinary: list[str] = []
-        for part in parts:
-            pieces = [part.text] if part.literal else self._outside.split(part.text)
-            for position, piece in enumerate(pieces):
-                if position % 2:
-                    ids += self._encode_ordinary("".join(ordinary))
-                    ids.append(self._outside_ids[piece])
-                    ordinary.clear()
-                else:
-                    ordinary.append(piece)
-        return ids + self._encode_ordinary("".join(ordinary))
+        return encode_between(
+            parts,
+            control=self._outside,
+            control_ids=self._outside_ids,
+            encode_ordinary=self._encode_ordinary,
+        )
 
     def _encode_ordinary(self, text: str) -> list[int]:
         if not text:

@@ -15,6 +15,7 @@ import tiktoken
 from tokenizer_svc.control import ControlTexts
 from tokenizer_svc.detokenizer import ByteDetokenizer, first_unknown
 from tokenizer_svc.kinds import qwen
+from tokenizer_svc.kinds.parts import encode_between
 from tokenizer_svc.tokenizer import Part, TokenizerConfigError
 from tpuserve.errors import InvalidArgument
 
@@ -51,18 +52,12 @@ class TiktokenTokenizer:
         return self.encode_parts([Part(text)])
 
     def encode_parts(self, parts: Sequence[Part]) -> list[int]:
-        ids: list[int] = []
-        ordinary: list[str] = []
-        for part in parts:
-            pieces = [part.text] if part.literal else self._control.split(part.text)
-            for position, piece in enumerate(pieces):
-                if position % 2:
-                    ids += self._encode_ordinary("".join(ordinary))
-                    ids.append(self.control_ids[piece])
-                    ordinary.clear()
-                else:
-                    ordinary.append(piece)
-        return ids + self._encode_ordinary("".join(ordinary))
+        return encode_between(
+            parts,
+            control=self._control,
+            control_ids=self.control_ids,
+            encode_ordinary=self._encode_ordinary,
+        )
 
     def _encode_ordinary(self, text: str) -> list[int]:
         if not text:
