@@ -90,17 +90,6 @@ async def test_interleaved_requests_equal_their_solo_runs(demo: Device) -> None:
     assert len({tuple(ids) for ids in expected.values()}) == 3
 
 
-@pytest.mark.parametrize("delivered", [1, 5, 11])
-@pytest.mark.parametrize("sampling", [generation_pb2.SamplingParams(temperature=0), SAMPLED])
-async def test_a_resumed_request_goes_on_as_the_unbroken_one(
-    demo: Device, sampling: generation_pb2.SamplingParams, delivered: int
-) -> None:
-    ids = prompt(70)
-    unbroken = await solo(demo, ids, 12, sampling=sampling)
-    resumed = await solo(demo, ids, 12, sampling=sampling, resume_ids=unbroken[:delivered])
-    assert resumed == unbroken[delivered:]
-
-
 async def test_cancel_frees_the_slot(demo: Device) -> None:
     async with device_session(demo.address, demo.sha256) as session:
         await session.submit("a", prompt(5), 400)
