@@ -1,27 +1,32 @@
-"""`python -m compiler HF_DIR -o MODEL_DIR --seq N`: a checkpoint becomes a model directory.
+"""`tpuserve compile HF_DIR -o MODEL_DIR --seq N`: a checkpoint becomes a model directory.
 
 With --estimate nothing is written: HF_DIR needs no more than a config.json, and what the model
-would do on the chip is printed.
+would do on the chip is printed. The vendor's compiler runs in a Python 3.10 environment of its own,
+made on first use; intermediate files, several times the checkpoint's size, go to TMPDIR.
 """
 
 import argparse
 import shutil
+import signal
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from compiler.checkpoint import Checkpoint
-from compiler.convert import QUANTIZATIONS, Options, convert, describe
+from compiler.convert import QUANTIZATIONS, Options, convert, describe, embedding_table
 from compiler.environment import default_environment
 from compiler.errors import CompileError
 from compiler.estimate.command import estimate, plan_of
 from compiler.model_directory import Layout, write_model_directory
+from compiler.progress import Progress
+from compiler.report import keep_log, written
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m compiler", description=__doc__)
+    parser = argparse.ArgumentParser(prog="tpuserve compile", description=__doc__)
     add = parser.add_argument
-    add("checkpoint", type=Path, help="directory with config.json, *.safetensors and the tokenizer")
+    add("checkpoint", type=Path, help="directory with config.json, weights and tokenizer")
     add("-o", "--output", type=Path, help="the model directory to write")
     add("--seq", type=int, required=True, help="context length in tokens")
     add("--quantize", choices=QUANTIZATIONS, default="f16")
@@ -41,6 +46,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         help="decode lengths besides seq, with --batch",
     )
     add("--head", default="", choices=("", *QUANTIZATIONS), help="lm_head's own, with --batch")
+    add(
+        "--embedding-disk",
+        action="store_true",
+        help="embedding table as a file beside the bmodel, looked up by the host",
+    )
+    add("--chip", choices=("bm1684x",), default="bm1684x")
     add("--remove-kernel", action="store_true", help="leave the chip's kernel module out (-5.6 MB)")
     add("--name", help="the model's name (default: the output directory's)")
     add("--bmodel-name", help="file name of the bmodel (default: NAME_QUANTIZE.bmodel)")
@@ -70,11 +81,13 @@ def options_of(args: argparse.Namespace) -> Options:
         batch=args.batch,
         lengths_tokens=tuple(args.lengths),
         head=args.head,
+        embedding_disk=args.embedding_disk,
     )
 
 
 def compile_model(args: argparse.Namespace) -> None:
     """Everything the command does; raises CompileError."""
+    start_s = time.monotonic()
     options = options_of(args)
     options.check()
     checkpoint = Checkpoint.open(args.checkpoint)
@@ -89,18 +102,24 @@ def compile_model(args: argparse.Namespace) -> None:
         shared_config=args.shared_config,
     )
     work = Path(tempfile.mkdtemp(prefix="tpuserve-compile-"))
+    progress = Progress(work / "events.jsonl", sys.stderr)
     try:
-        bmodel = convert(checkpoint, options, environment, work)
-        write_model_directory(args.output, bmodel, checkpoint, layout)
+        bmodel = convert(checkpoint, options, environment, work, progress=progress)
+        write_model_directory(
+            args.output, bmodel, checkpoint, layout, embedding=embedding_table(work)
+        )
         if args.info:
             print(describe(args.output.resolve() / layout.bmodel_name, environment, work))
+    except CompileError as error:
+        kept = keep_log(work, args.output)
+        raise CompileError(f"{error}\nthe whole log is {kept}") from error
     finally:
         if args.keep_work:
             print(f"intermediate files are in {work}")
         else:
             shutil.rmtree(work)
-    size_bytes = (args.output / layout.bmodel_name).stat().st_size
-    print(f"{args.output / layout.bmodel_name}: {size_bytes / 1e6:.2f} MB")
+    print(f"compiled {progress.done} nets in {time.monotonic() - start_s:.0f} s")
+    print(written(args.output, layout))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -115,8 +134,16 @@ def main(arguments: list[str] | None = None) -> int:
     except CompileError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 
+def _stop(number: int, _frame: object) -> None:
+    """Ends what runs, as an interrupt does, instead of leaving it behind."""
+    sys.exit(128 + number)
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _stop)
     sys.exit(main())

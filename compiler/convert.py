@@ -11,6 +11,7 @@ from compiler.batched.ladder import MAX_SLOTS, default_lengths, ladder
 from compiler.checkpoint import Checkpoint
 from compiler.environment import Environment
 from compiler.errors import CompileError
+from compiler.progress import Progress
 
 QUANTIZATIONS = ("f16", "bf16", "w8f16", "w8bf16", "w4f16", "w4bf16")
 _BATCHED_DRIVER = Path(__file__).resolve().parent / "batched" / "driver.py"
@@ -32,6 +33,7 @@ class Options:
     lengths_tokens: lengths of the decode variants besides seq when batch is above 1; empty for its
         half and quarter.
     head: quantization of lm_head when batch is above 1; empty for that of the activations.
+    embedding_disk: no embedding nets; the table becomes a file that the host looks rows up in.
     """
 
     seq_tokens: int
@@ -47,6 +49,7 @@ class Options:
     batch: int = 1
     lengths_tokens: tuple[int, ...] = ()
     head: str = ""
+    embedding_disk: bool = False
 
     def check(self) -> None:
         """Raises CompileError for what the converter refuses, or accepts and gets wrong."""
@@ -101,6 +104,8 @@ class Options:
             arguments += ["--max_input_length", str(self.max_input_tokens)]
         if not self.argmax_head:
             arguments.append("--do_sample")
+        if self.embedding_disk:
+            arguments.append("--embedding_disk")
         return arguments
 
     @property
@@ -125,12 +130,24 @@ class Options:
             "history": self.history,
             "dynamic": self.dynamic,
             "argmax": self.argmax_head,
+            "embedding_disk": self.embedding_disk,
             "variants": [[variant.rows, variant.length_tokens] for variant in variants],
         }
 
 
-def convert(checkpoint: Checkpoint, options: Options, environment: Environment, work: Path) -> Path:
-    """Compile in the empty directory `work`; returns the bmodel's path. Raises CompileError."""
+def convert(
+    checkpoint: Checkpoint,
+    options: Options,
+    environment: Environment,
+    work: Path,
+    *,
+    progress: Progress | None = None,
+) -> Path:
+    """Compile in the empty directory `work`; returns the bmodel's path. Raises CompileError.
+
+    What the vendor's programs print is in `work`/compile.log and, for each net, in
+    `work`/nets/*/NET.log.
+    """
     options.check()
     log = work / "compile.log"
     staged, output = work / "checkpoint", work / "nets"
@@ -139,9 +156,10 @@ def convert(checkpoint: Checkpoint, options: Options, environment: Environment, 
     if driver:
         job = work / "job.json"
         job.write_text(json.dumps(options.batched_job(staged, output)), encoding="utf-8")
-        environment.run(["python", str(driver), str(job)], log, work)
+        command = ["python", str(driver), str(job)]
     else:
-        environment.run(options.converter_arguments(staged, output), log, work)
+        command = options.converter_arguments(staged, output)
+    environment.run(command, log, work, progress=progress)
     nets = sorted(
         (path for path in output.glob("*/*/*.bmodel") if path.stem == path.parent.name),
         key=lambda path: _combine_order(path.stem),
@@ -156,6 +174,13 @@ def convert(checkpoint: Checkpoint, options: Options, environment: Environment, 
     if not options.keep_kernel:
         environment.run(["model_tool", "--kernel_remove", str(bmodel)], log, work)
     return bmodel
+
+
+def embedding_table(work: Path) -> Path | None:
+    """What `convert` left of the embedding where it is on disk: [vocab, hidden] in the type of the
+    activations, without a header."""
+    table = work / "nets" / "config" / "embedding.bin"
+    return table if table.is_file() else None
 
 
 def describe(bmodel: Path, environment: Environment, work: Path) -> str:

@@ -11,17 +11,22 @@ import hashlib
 import os
 import platform
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from compiler.errors import CompileError
+from compiler.progress import Progress
 
 HERE = Path(__file__).resolve().parent
 REQUIREMENTS = HERE / "requirements.txt"
 STANDINS = HERE / "standins"
 COMPILER_VERSION = "1.30.2"
+
+_EVENTS_VARIABLE = "TPUSERVE_COMPILE_EVENTS"
+_POLL_S = 0.2
 
 # Shipped beside the compiler's libraries; on another glibc they break every process that finds
 # them first.
@@ -67,22 +72,55 @@ class Environment:
         )
         return {**outer, "PATH": path, "PYTHONPATH": str(STANDINS), "PYTHONDONTWRITEBYTECODE": "1"}
 
-    def run(self, command: Sequence[str], log: Path, cwd: Path) -> None:
-        """Run one of the environment's commands; its output goes to `log`. Raises CompileError."""
+    def run(
+        self, command: Sequence[str], log: Path, cwd: Path, *, progress: Progress | None = None
+    ) -> None:
+        """Run one of the environment's commands; its output goes to `log`. Raises CompileError.
+
+        `progress` is told of the nets that the command compiles.
+        """
         program = str(self.path / "bin" / command[0])
+        variables = self.variables(os.environ)
+        if progress:
+            variables[_EVENTS_VARIABLE] = str(progress.events)
         with log.open("ab") as output:
-            done = subprocess.run(
+            # A session of its own, so that nothing of it is left when this process is interrupted.
+            process = subprocess.Popen(
                 [program, *command[1:]],
                 cwd=cwd,
-                env=self.variables(os.environ),
+                env=variables,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                check=False,
+                start_new_session=True,
             )
-        if done.returncode != 0:
+        try:
+            _wait(process, progress)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            raise
+        if process.returncode != 0:
+            if progress and progress.failed:
+                raise CompileError(progress.failed[0].describe())
             last = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
-            raise CompileError(f"{command[0]} failed with status {done.returncode}:\n{last}")
+            raise CompileError(f"{command[0]} failed with status {process.returncode}:\n{last}")
+
+
+def _wait(process: "subprocess.Popen[bytes]", progress: Progress | None) -> None:
+    if progress is None:
+        process.wait()
+        return
+    try:
+        while True:
+            try:
+                process.wait(_POLL_S)
+                return
+            except subprocess.TimeoutExpired:
+                progress.poll()
+    finally:
+        progress.poll()
+        progress.close()
 
 
 def default_environment() -> Environment:
@@ -95,36 +133,45 @@ def default_environment() -> Environment:
 
 def find_python310() -> Path:
     """A CPython 3.10 that runs. Raises CompileError when there is none."""
-    for candidate in _python310_candidates():
-        try:
-            done = subprocess.run(
-                [str(candidate), "-c", "import sys, venv; print(*sys.version_info[:2])"],
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-        except OSError:
-            continue
-        if done.returncode == 0 and done.stdout.split() == ["3", "10"]:
-            return candidate
+    looked: list[str] = []
+    for place, candidates in _python310_places():
+        looked.append(place)
+        for candidate in candidates:
+            if _is_python310(candidate):
+                return candidate
     raise CompileError(
-        "no Python 3.10 found: install one (package python3.10-venv, pyenv or uv) "
-        "or name its path in TPUSERVE_PYTHON310"
+        "the vendor's compiler needs Python 3.10 and none was found; looked at "
+        f"{', '.join(looked)}. Install one (Debian's python3.10-venv, `uv python install 3.10` or "
+        "pyenv), or set TPUSERVE_PYTHON310 to the path of its interpreter"
     )
 
 
-def _python310_candidates() -> Iterator[Path]:
+def _is_python310(candidate: Path) -> bool:
+    try:
+        done = subprocess.run(
+            [str(candidate), "-c", "import sys, venv; print(*sys.version_info[:2])"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except OSError:
+        return False
+    return done.returncode == 0 and done.stdout.split() == ["3", "10"]
+
+
+def _python310_places() -> Iterator[tuple[str, list[Path]]]:
+    """Where one may be, in words, and what is there."""
     chosen = os.environ.get("TPUSERVE_PYTHON310")
     if chosen:
-        yield Path(chosen)
+        yield f"TPUSERVE_PYTHON310 ({chosen})", [Path(chosen)]
         return
     on_path = shutil.which("python3.10")
-    if on_path:
-        yield Path(on_path)
+    yield "python3.10 on PATH", [Path(on_path)] if on_path else []
     # A pyenv shim on PATH answers only for the version that pyenv has selected.
-    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
-    yield from sorted(pyenv.glob("versions/3.10.*/bin/python3.10"))
-    yield from sorted(Path.home().glob(".local/share/uv/python/cpython-3.10*/bin/python3.10"))
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    yield f"{pyenv}/3.10.*", sorted(pyenv.glob("3.10.*/bin/python3.10"))
+    uv = Path.home() / ".local" / "share" / "uv" / "python"
+    yield f"{uv}/cpython-3.10*", sorted(uv.glob("cpython-3.10*/bin/python3.10"))
 
 
 def _run(command: Sequence[str]) -> None:

@@ -8,6 +8,9 @@ from pathlib import Path
 
 from compiler.checkpoint import Checkpoint
 
+# Where the table of a bmodel without embedding nets is, beside the bmodel.
+EMBEDDING_NAME = "embedding.bin"
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:
@@ -25,13 +28,23 @@ class Layout:
 
 
 def write_model_directory(
-    directory: Path, bmodel: Path, checkpoint: Checkpoint, layout: Layout
+    directory: Path,
+    bmodel: Path,
+    checkpoint: Checkpoint,
+    layout: Layout,
+    *,
+    embedding: Path | None = None,
 ) -> None:
-    """Replaces a bmodel, configuration and tpuserve.toml that are already there; touches nothing
-    else."""
+    """Replaces a bmodel, embedding table, configuration and tpuserve.toml that are already there;
+    touches nothing else."""
     directory.mkdir(parents=True, exist_ok=True)
     target = directory / layout.bmodel_name
     shutil.copyfile(bmodel, target)
+    table = directory / EMBEDDING_NAME
+    if embedding:
+        shutil.copyfile(embedding, table)
+    else:
+        table.unlink(missing_ok=True)
     if layout.shared_config is None:
         _copy_config(directory / "config", checkpoint)
     entries = {

@@ -46,9 +46,9 @@ class BatchedConverter(LlmConverter):  # type: ignore[misc]
         weights: dict[str, Any] = {heads.head_weight_name(self): transposed}
         np.savez(heads.HEAD_WEIGHTS, **weights)
         for number, rows in enumerate(self._rows):
-            self.save_mlir_module(
-                heads.embedding_net(self, rows), _directory("embedding_cache", number)
-            )
+            if not self.embedding_disk:
+                net = heads.embedding_net(self, rows)
+                self.save_mlir_module(net, _directory("embedding_cache", number))
             self.save_mlir_module(heads.logits_net(self, rows), _directory("lm_head", number))
 
     def gen_sample_head_mlir(self, *limits: int) -> None:

@@ -1,7 +1,8 @@
 """`python driver.py JOB.json`: runs the batched converter inside the compiler's environment.
 
 The job holds: checkpoint, output (directories); seq, chunk, max_input (tokens); quantize, head,
-group_size; history, dynamic (booleans); variants ([[rows, length], …], largest first).
+group_size; history, dynamic, embedding_disk (booleans); variants ([[rows, length], …], largest
+first).
 """
 
 import argparse
@@ -38,7 +39,7 @@ def arguments_of(job: dict[str, Any]) -> argparse.Namespace:
         # One row as far as the base class is concerned: its own form for several writes no KV.
         batch=1,
         lora_max_rank=0,
-        embedding_disk=False,
+        embedding_disk=job.get("embedding_disk", False),
         do_sample=True,
         use_history_kv=job["history"],
         dynamic=job["dynamic"] or job["history"],

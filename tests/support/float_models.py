@@ -77,11 +77,12 @@ def gpt_bigcode(config: Mapping[str, Any], weights: Weights, ids: Ids) -> Array:
 
 
 def qwen2(config: Mapping[str, Any], weights: Weights, ids: Ids) -> Array:
-    """Qwen2ForCausalLM, with `rope_parameters` of type "proportional" where the config has them."""
-    eps, dim = config["rms_norm_eps"], config["head_dim"]
-    rope = config.get("rope_parameters", {"rope_theta": config.get("rope_theta")})
-    angles = _angles(len(ids), dim, rope["rope_theta"])
-    angles[:, int(rope.get("partial_rotary_factor", 1.0) * dim) // 2 :] = 0
+    """Qwen2ForCausalLM, with `rope_parameters` of type "proportional" where the config has them;
+    Qwen3ForCausalLM, whose heads are normed, and LlamaForCausalLM with or without "llama3"
+    frequencies, where weights and config say so."""
+    eps = config["rms_norm_eps"]
+    dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    angles = _scaled_angles(config, len(ids), dim)
     x = weights["model.embed_tokens.weight"][ids]
     for layer in range(config["num_hidden_layers"]):
         w = _below(weights, f"model.layers.{layer}.")
@@ -93,12 +94,33 @@ def qwen2(config: Mapping[str, Any], weights: Weights, ids: Ids) -> Array:
             ).reshape(len(ids), -1, dim)
             for part in "qkv"
         )
+        if "self_attn.q_norm.weight" in w:
+            q = _rms(q, w["self_attn.q_norm.weight"], eps)
+            k = _rms(k, w["self_attn.k_norm.weight"], eps)
         mixed = _attend(_rotate_halves(q, angles), _rotate_halves(k, angles), v)
         x = x + mixed @ w["self_attn.o_proj.weight"].T
         normed = _rms(x, w["post_attention_layernorm.weight"], eps)
         inner = _silu(normed @ w["mlp.gate_proj.weight"].T) * (normed @ w["mlp.up_proj.weight"].T)
         x = x + inner @ w["mlp.down_proj.weight"].T
-    return np.asarray(_rms(x, weights["model.norm.weight"], eps) @ weights["lm_head.weight"].T)
+    tied = config.get("tie_word_embeddings", False)
+    head = weights["model.embed_tokens.weight" if tied else "lm_head.weight"]
+    return np.asarray(_rms(x, weights["model.norm.weight"], eps) @ head.T)
+
+
+def _scaled_angles(config: Mapping[str, Any], tokens: int, dim: int) -> Array:
+    """[tokens, dim / 2]; "llama3" is the rule of the Llama 3.1 model card's reference code: waves
+    longer than the old context over `low_freq_factor` are stretched by `factor`, those shorter than
+    it over `high_freq_factor` stay, and between them both are mixed by the number of turns."""
+    rope = config.get("rope_parameters") or {"rope_theta": config.get("rope_theta", 10000.0)}
+    frequencies = _angles(2, dim, rope["rope_theta"])[1]
+    frequencies[int(rope.get("partial_rotary_factor", 1.0) * dim) // 2 :] = 0
+    scaling = config.get("rope_scaling")
+    if scaling:
+        low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+        turns = scaling["original_max_position_embeddings"] * frequencies / (2 * np.pi)
+        share = np.clip((turns - low) / (high - low), 0, 1)
+        frequencies = frequencies * (share + (1 - share) / scaling["factor"])
+    return np.outer(np.arange(tokens), frequencies)
 
 
 def four_bits(weights: Weights, group: int = 64) -> dict[str, Array]:

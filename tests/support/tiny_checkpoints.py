@@ -83,7 +83,7 @@ def qwen1() -> TinyCheckpoint:
             prefix + "mlp.w2.weight": (INNER, HIDDEN),
             prefix + "mlp.c_proj.weight": (HIDDEN, INNER),
         }
-    return TinyCheckpoint(config, _draw(shapes))
+    return TinyCheckpoint(config, draw(shapes))
 
 
 def chatglm3(rope_ratio: float | None = None) -> TinyCheckpoint:
@@ -140,7 +140,7 @@ def chatglm3(rope_ratio: float | None = None) -> TinyCheckpoint:
             prefix + "mlp.dense_h_to_4h.weight": (2 * INNER, HIDDEN),
             prefix + "mlp.dense_4h_to_h.weight": (HIDDEN, INNER),
         }
-    return TinyCheckpoint(config, _draw(shapes))
+    return TinyCheckpoint(config, draw(shapes))
 
 
 def gpt_bigcode() -> TinyCheckpoint:
@@ -193,11 +193,11 @@ def gpt_bigcode() -> TinyCheckpoint:
             shapes |= {f"{prefix}{name}.weight": shape, f"{prefix}{name}.bias": shape[:1]}
         for name in ("ln_1", "ln_2"):
             shapes |= {f"{prefix}{name}.{kind}": (HIDDEN,) for kind in ("weight", "bias")}
-    weights = _draw(shapes)
+    weights = draw(shapes)
     return TinyCheckpoint(config, {**weights, "lm_head.weight": weights["transformer.wte.weight"]})
 
 
-def _draw(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Array]:
+def draw(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Array]:
     """Projections that keep the variance, so that attention prefers some tokens to others."""
     source = np.random.default_rng(11)
     weights = {}

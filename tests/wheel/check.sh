@@ -26,5 +26,12 @@ for module in (device_svc._core, gateway.__main__, tokenizer_svc.__main__, tpuse
     assert "site-packages" in pathlib.Path(module.__file__).parts, module.__file__
 PY
 "$work/venv/bin/tpuserve" inspect "$root/models/demo" >/dev/null
+"$work/venv/bin/tpuserve" compile --help >/dev/null
+if command -v python3.10 >/dev/null; then
+  # Seven nets of one layer, from nothing but the sizes.
+  "$work/venv/bin/tpuserve" compile "$root/models/demo/config" --seq 64 --chunk 32 --estimate | grep tokens
+else
+  echo "no python3.10: the compiler of the wheel was not run"
+fi
 "$work/venv/bin/tpuserve" demo --model "$root/models/demo" --once
 echo "the wheel works away from the tree"

@@ -19,6 +19,7 @@ COMMANDS: Final = {
     "up": "serve a model directory: tokenizer, device and gateway, supervised",
     "chat": "talk to a server",
     "complete": "continue a prompt",
+    "compile": "make a model directory of a Hugging Face checkpoint",
     "inspect": "show what a bmodel holds and what it costs",
     "doctor": "check runtimes, chips and limits of this machine",
     "emulator": "install or locate the chip emulator",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -117,3 +118,32 @@ def test_emulator_path_needs_verified_files(
     assert "run `tpuserve emulator install`" in capsys.readouterr().err
     assert main(["emulator", "install", "--wheel", str(tmp_path / "no.whl")]) == 1
     assert "no.whl does not exist" in capsys.readouterr().err
+
+
+def test_compile_hands_its_arguments_on(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["compile", "nowhere", "--seq", "64", "--estimate", "--no-such-option"])
+    assert ended.value.code == 2
+    assert "tpuserve compile: error: unrecognized arguments: --no-such-option" in (
+        capsys.readouterr().err
+    )
+
+
+def test_compile_runs_the_installed_compiler_and_no_other(tmp_path: Path) -> None:
+    # The current directory may hold anything.
+    (tmp_path / "compiler").mkdir()
+    (tmp_path / "compiler" / "__main__.py").write_text("raise SystemExit('another')")
+    script = "import sys; from tpuserve.cli.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    program = tmp_path / "bin" / "tpuserve"
+    program.parent.mkdir()
+    program.write_text(script)
+    done = subprocess.run(
+        [sys.executable, str(program), *["compile", "absent", "-o", "out", "--seq", "64"]],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: absent/config.json does not exist")
