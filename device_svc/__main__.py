@@ -116,7 +116,7 @@ def _prepare(arguments: argparse.Namespace) -> tuple[DeviceConfig, OpenEngine]:
     )
     open_engine = functools.partial(
         CoreEngine,
-        model.bmodel,
+        (model.bmodel,),
         library.directory,
         emulator=library.emulator,
         chips=chips,

@@ -137,10 +137,11 @@ class ModelSpec:
 
 @final
 class Engine:
-    """One bmodel resident on one chip group, with `slots` independent sequences.
+    """One model resident on one chip group, with `slots` independent sequences.
 
-    Slots share the weights; each owns its KV memory. `slots` is at most spec.decode_rows when that
-    is above 1. `deterministic` runs every decode step in the largest shape variant, so that no bit
+    bmodels: the model's parts in order, one for each of `chips`. Slots share the weights; each owns
+    its KV memory. `slots` is at most len(chips) * spec.decode_rows when that is above one row.
+    `deterministic` runs every decode step in the largest shape variant, so that no bit
     of a row depends on what else the step computes or on how long the other slots are.
     Raises BmodelError when the file is not a bmodel or its nets are unknown, DeviceError when a
     chip cannot be opened, ValueError for arguments out of range (the text names value and limit).
@@ -149,7 +150,7 @@ class Engine:
     def __init__(
         self,
         library: Library,
-        bmodel: str,
+        bmodels: Sequence[str],
         *,
         chips: Sequence[int] = (0,),
         slots: int = 1,
@@ -162,6 +163,13 @@ class Engine:
     @property
     def launches(self) -> int:
         """Nets launched since construction."""
+    @property
+    def groups(self) -> int:
+        """Groups of slots that a decode step runs one behind the other, so that every chip has one.
+        Slots n, n + groups, n + 2 * groups … are in one."""
+    @property
+    def busy_s(self) -> list[float]:
+        """Seconds in which each chip had work, in the order of `chips`."""
     def length(self, slot: int) -> int:
         """Tokens whose KV the slot holds."""
     def prefill(

@@ -49,7 +49,7 @@ class CoreEngine:
 
     def __init__(
         self,
-        bmodel: Path,
+        bmodels: Sequence[Path],
         library: Path,
         *,
         emulator: bool,
@@ -59,8 +59,9 @@ class CoreEngine:
         vocab_size: int = 0,
         deterministic: bool = False,
     ) -> None:
-        """`vocab_size` stands in where the bmodel does not tell its own. `deterministic` keeps
-        every decode step to one shape variant of its nets, so that tokens never depend on load.
+        """`bmodels` are the model's parts, one for each chip. `vocab_size` stands in where the
+        bmodel does not tell its own. `deterministic` keeps every decode step to one shape variant
+        of its nets, so that tokens never depend on load.
         """
         try:
             self._library = _core.Library(str(library), emulator=emulator)
@@ -69,7 +70,11 @@ class CoreEngine:
                 status = self._library.chip_status(chip)
                 _check_memory(status, memory, slots, emulator=emulator)
             self._core = _core.Engine(
-                self._library, str(bmodel), chips=chips, slots=slots, deterministic=deterministic
+                self._library,
+                [str(path) for path in bmodels],
+                chips=chips,
+                slots=slots,
+                deterministic=deterministic,
             )
         except _core.CoreError as error:
             raise EngineStartError(str(error)) from error

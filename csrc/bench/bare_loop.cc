@@ -72,7 +72,7 @@ std::int32_t best(const Engine& engine, const std::vector<float>& logits, std::i
 int run(const Options& options) {
   const Clock::time_point start = Clock::now();
   const auto library = tpuserve::runtime::Library::load(options.directory, options.emulator);
-  Engine engine(library, options.bmodel, {0}, {});
+  Engine engine(library, {options.bmodel}, {0}, {});
   const double load_ms = ms_since(start);
 
   std::vector<float> logits(static_cast<std::size_t>(engine.spec().vocab_size));

@@ -54,11 +54,11 @@ HeadArray allocate(const ModelSpec& spec, std::size_t rows, bool single) {
   return {logits, {logits.mutable_data(), nullptr}};
 }
 
-EngineHolder open(std::shared_ptr<Library> library, const std::string& bmodel,
+EngineHolder open(std::shared_ptr<Library> library, const std::vector<std::string>& bmodels,
                   const std::vector<int>& chips, int slots, bool deterministic) {
   const py::gil_scoped_release release;
   const engine::EngineOptions options{slots, deterministic};
-  return EngineHolder(new Engine(std::move(library), bmodel, chips, options));
+  return EngineHolder(new Engine(std::move(library), bmodels, chips, options));
 }
 
 std::optional<py::array> prefill(Engine& engine, int slot, const py::array& ids, int position,
@@ -158,12 +158,14 @@ void register_engine(py::module_& module) {
 
   using NoGil = py::call_guard<py::gil_scoped_release>;
   py::class_<Engine, EngineHolder>(module, "Engine", py::is_final())
-      .def(py::init(&open), py::arg("library"), py::arg("bmodel"), py::kw_only(),
+      .def(py::init(&open), py::arg("library"), py::arg("bmodels"), py::kw_only(),
            py::arg("chips") = std::vector<int>{0}, py::arg("slots") = 1,
            py::arg("deterministic") = false)
       .def_property_readonly("spec", &view)
       .def_property_readonly("slots", &Engine::slots)
       .def_property_readonly("launches", &Engine::launches)
+      .def_property_readonly("groups", &Engine::groups)
+      .def_property_readonly("busy_s", &Engine::busy_s)
       .def("length", &Engine::length, py::arg("slot"))
       .def("prefill", &prefill, py::arg("slot"), py::arg("ids"), py::arg("position"), py::kw_only(),
            py::arg("last") = true)

@@ -24,8 +24,8 @@ constexpr const char* kArgmaxModel = "tests/fixtures/models/argmax/demo_f16_argm
 class EngineTest : public EmulatorTest {
  protected:
   std::unique_ptr<Engine> open(const char* model, int slots, bool deterministic = false) {
-    return std::make_unique<Engine>(library_, bmodel(model), std::vector<int>{0},
-                                    EngineOptions{slots, deterministic});
+    return std::make_unique<Engine>(library_, std::vector<std::string>{bmodel(model)},
+                                    std::vector<int>{0}, EngineOptions{slots, deterministic});
   }
 };
 
@@ -222,12 +222,14 @@ TEST_F(EngineTest, TheContextEndsAtItsLastRow) {
                "no prefill with history");
 }
 
-TEST_F(EngineTest, OneChipPerEngine) {
-  EXPECT_PRED2(contains, refusal_of([&] { Engine(library_, bmodel(kStaticModel), {0, 1}, {}); }),
-               "2 chips given");
-  EXPECT_PRED2(contains,
-               refusal_of([&] { Engine(library_, bmodel(kStaticModel), {0}, {0, false}); }),
-               "slots = 0");
+TEST_F(EngineTest, EachPartHasOneChip) {
+  const std::vector<std::string> part = {bmodel(kStaticModel)};
+  EXPECT_PRED2(contains, refusal_of([&] { Engine(library_, part, {0, 1}, {}); }),
+               "2 chips given: a model of 1 part runs on exactly as many chips");
+  EXPECT_PRED2(contains, refusal_of([&] { Engine(library_, part, {}, {}); }), "0 chips given");
+  EXPECT_EQ(refusal_of([&] { Engine(library_, {part[0], part[0]}, {0, 0}, {}); }),
+            "chip 0 is given twice");
+  EXPECT_PRED2(contains, refusal_of([&] { Engine(library_, part, {0}, {0, false}); }), "slots = 0");
 }
 
 TEST_F(EngineTest, AClosedEngineSaysSo) {
@@ -240,7 +242,7 @@ TEST_F(EngineTest, AClosedEngineSaysSo) {
 
 TEST_F(EngineTest, ANetsErrorNamesTheFile) {
   EXPECT_PRED2(contains,
-               error_of<BmodelError>([&] { Engine(library_, "/nowhere.bmodel", {0}, {}); }),
+               error_of<BmodelError>([&] { Engine(library_, {"/nowhere.bmodel"}, {0}, {}); }),
                "/nowhere.bmodel");
 }
 

@@ -30,7 +30,9 @@ def open_engine(library: _core.Library) -> Iterator[OpenEngine]:
     opened: list[_core.Engine] = []
 
     def open_one(bmodel: Path, slots: int = 1, *, deterministic: bool = False) -> _core.Engine:
-        opened.append(_core.Engine(library, str(bmodel), slots=slots, deterministic=deterministic))
+        opened.append(
+            _core.Engine(library, [str(bmodel)], slots=slots, deterministic=deterministic)
+        )
         return opened[-1]
 
     yield open_one

@@ -92,7 +92,7 @@ def test_what_discovery_finds(engine: _core.Engine, library: _core.Library) -> N
     assert {rows for rows, _ in spec.decode_variants} == {1, SLOTS}
     assert "batched-decode" in spec.features
     with pytest.raises(ValueError, match=r"slots = 5: .*batch4.bmodel .* batch of 4"):
-        _core.Engine(library, str(models.BATCH4), slots=5)
+        _core.Engine(library, [str(models.BATCH4)], slots=5)
 
 
 @pytest.mark.parametrize("deterministic", [True, False])

@@ -26,7 +26,7 @@ def test_agrees_with_the_runtime(path: Path, library: _core.Library) -> None:
     content = bmodel.read(path)
     language = bmodel.describe(content)
     assert language is not None
-    engine = _core.Engine(library, str(path), chips=[0], slots=1)
+    engine = _core.Engine(library, [str(path)], chips=[0], slots=1)
     try:
         spec = engine.spec
     finally:

@@ -53,7 +53,7 @@ def compiled(tiny: TinyCheckpoint, directory: Path, line: str) -> Path:
 def opened(bmodel: Path, slots: int) -> _core.Engine:
     found = runtime_library.find("emulator")
     library = _core.Library(str(found.directory), emulator=True)
-    return _core.Engine(library, str(bmodel), slots=slots)
+    return _core.Engine(library, [str(bmodel)], slots=slots)
 
 
 def logits_by_position(bmodel: Path, ids: Any) -> dict[int, Any]:

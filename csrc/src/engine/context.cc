@@ -16,31 +16,33 @@ int rows_of_weight(const runtime::Bmodel& bmodel, const ModelNets& nets) {
   return static_cast<int>(weights[0] / row_bytes);
 }
 
-ModelNets discover_in(const runtime::Bmodel& bmodel, const std::string& path) {
+ModelNets discover_in(const runtime::Bmodel& bmodel, const std::string& path, PartRole role) {
   try {
-    ModelNets nets = discover(bmodel.nets());
-    if (nets.spec.embedding_rows == 0) nets.spec.embedding_rows = rows_of_weight(bmodel, nets);
+    ModelNets nets = discover(bmodel.nets(), role);
+    if (role.first && nets.spec.embedding_rows == 0)
+      nets.spec.embedding_rows = rows_of_weight(bmodel, nets);
     return nets;
   } catch (const BmodelError& error) {
     throw BmodelError(path + ": " + error.what());
   }
 }
 
-std::vector<Slot> make_slots(runtime::Chip& chip, const ModelNets& nets) {
-  std::vector<Slot> slots;
+std::vector<KvRows> make_slots(runtime::Chip& chip, const ModelNets& nets) {
+  std::vector<KvRows> slots;
   for (int slot = 0; slot < nets.spec.decode_rows; ++slot) {
-    slots.push_back({KvRows(nets, chip, static_cast<std::size_t>(slot))});
+    slots.emplace_back(nets, chip, static_cast<std::size_t>(slot));
   }
   return slots;
 }
 
 }  // namespace
 
-Context::Context(runtime::Chip& chip, const std::string& path, bool deterministic)
+Context::Context(runtime::Chip& chip, const std::string& path, PartRole role, bool deterministic)
     : bmodel(chip, path),
-      nets(discover_in(bmodel, path)),
+      nets(discover_in(bmodel, path, role)),
       slots(make_slots(chip, nets)),
-      head(chip, bmodel, nets),
-      decode(chip, bmodel, nets, deterministic) {}
+      decode(chip, bmodel, nets, deterministic) {
+  if (role.last) head.emplace(chip, bmodel, nets);
+}
 
 }  // namespace tpuserve::engine

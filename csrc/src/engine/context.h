@@ -1,11 +1,12 @@
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "decode.h"
 #include "head.h"
-#include "slot.h"
+#include "kv_rows.h"
 #include "tpuserve/engine/discovery.h"
 #include "tpuserve/runtime/bmodel.h"
 
@@ -16,15 +17,15 @@ namespace tpuserve::engine {
 class Context {
  public:
   // `deterministic`: see Engine.
-  Context(runtime::Chip& chip, const std::string& path, bool deterministic);
+  Context(runtime::Chip& chip, const std::string& path, PartRole role, bool deterministic);
 
   Context(const Context&) = delete;
   Context& operator=(const Context&) = delete;
 
   runtime::Bmodel bmodel;
   ModelNets nets;
-  std::vector<Slot> slots;
-  Head head;
+  std::vector<KvRows> slots;
+  std::optional<Head> head;  // in the last part
   Decode decode;
 };
 

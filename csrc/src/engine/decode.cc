@@ -25,14 +25,15 @@ const ShapeVariant& largest_decode(const ModelNets& nets, std::size_t layer) {
 // The new rows of K and V go straight to the slot. A slot that takes no part gets the net's own
 // memory for them, which lies above the rows that any live slot uses.
 void place_rows(std::vector<Tensor>& outputs, const ShapeVariant& variant, std::size_t layer,
-                const std::vector<Slot>& slots, const std::vector<DecodeToken>& tokens) {
+                const std::vector<KvRows>& slots, const DecodeBatch& batch) {
   for (std::size_t i = port::kOutK; i < outputs.size(); ++i) {
     outputs[i].memory = variant.outputs[i].memory;
   }
-  for (const DecodeToken& token : tokens) {
-    const Slot& slot = slots[token.slot];
-    outputs[port::decode_k(token.slot)].memory = slot.kv.k(layer, slot.length, 1);
-    outputs[port::decode_v(token.slot)].memory = slot.kv.v(layer, slot.length, 1);
+  for (const DecodeToken& token : batch.tokens) {
+    const KvRows& kv = slots[token.slot];
+    const int row = batch.lengths[token.slot];
+    outputs[port::decode_k(token.slot)].memory = kv.k(layer, row, 1);
+    outputs[port::decode_v(token.slot)].memory = kv.v(layer, row, 1);
   }
 }
 
@@ -61,12 +62,15 @@ Decode::Variant Decode::make_variant(const ModelNets& nets, std::size_t number) 
   // of the next. Positions and mask are the same for all layers, so all read those of layer 0.
   const ShapeVariant& first = largest_decode(nets, 0);
   const DecodeShape shape = nets.spec.decode_variants[number];
-  const RowsNet& embedding = nets.decode_embedding;
-  Variant variant{shape, Step(*embedding.net, *embedding.by_rows.at(shape.rows)), {}};
-  // The ids have memory of their own: the net's is the same in every runtime of a chip, and the
-  // launches of all contexts are queued before the first is done.
-  variant.embedding.inputs[0].memory = ids_.ref();
-  variant.embedding.outputs[0].memory = first.inputs[port::kStates].memory;
+  Variant variant{shape, std::nullopt, {}};
+  if (nets.role.first) {
+    const RowsNet& embedding = nets.decode_embedding;
+    Step& step = variant.embedding.emplace(*embedding.net, *embedding.by_rows.at(shape.rows));
+    // The ids have memory of their own: the net's is the same in every runtime of a chip, and the
+    // launches of all contexts are queued before the first is done.
+    step.inputs[0].memory = ids_.ref();
+    step.outputs[0].memory = first.inputs[port::kStates].memory;
+  }
   for (std::size_t layer = 0; layer < nets.layers.size(); ++layer) {
     const Net& net = *nets.layers[layer].decode;
     Step step(net, net.variants[nets.decode_variants[number]]);
@@ -82,30 +86,28 @@ Decode::Variant Decode::make_variant(const ModelNets& nets, std::size_t number) 
   return variant;
 }
 
-Decode::Variant& Decode::smallest_for(const std::vector<Slot>& slots,
-                                      const std::vector<DecodeToken>& tokens) {
+Decode::Variant& Decode::smallest_for(const DecodeBatch& batch) {
   std::size_t rows = 0;
-  for (const DecodeToken& token : tokens) rows = std::max(rows, token.slot + 1);
+  for (const DecodeToken& token : batch.tokens) rows = std::max(rows, token.slot + 1);
   // A net merges a new row into row `length` of the history of every slot that it computes, whether
   // that takes part or not, and before it attends: no live row may be there.
   const auto fits = [&](const Variant& variant) {
     const auto computed = static_cast<std::size_t>(variant.shape.rows);
     return computed >= rows &&
-           std::all_of(slots.begin(), slots.begin() + variant.shape.rows,
-                       [&](const Slot& slot) { return slot.length <= variant.shape.length; });
+           std::all_of(batch.lengths.begin(), batch.lengths.begin() + variant.shape.rows,
+                       [&](int length) { return length <= variant.shape.length; });
   };
   return *std::find_if(variants_.begin(), variants_.end(), fits);
 }
 
-void Decode::upload(const Variant& variant, const std::vector<Slot>& slots,
-                    const std::vector<DecodeToken>& tokens) {
+void Decode::upload(const Variant& variant, const DecodeBatch& batch) {
   // A slot that takes no part is computed as an empty one: nothing of it is visible.
   const auto rows = static_cast<std::size_t>(variant.shape.rows);
   row_ids_.assign(rows, 0);
   row_lengths_.assign(rows, 0);
-  for (const DecodeToken& token : tokens) {
+  for (const DecodeToken& token : batch.tokens) {
     row_ids_[token.slot] = token.id;
-    row_lengths_[token.slot] = slots[token.slot].length;
+    row_lengths_[token.slot] = batch.lengths[token.slot];
   }
   const Step& first = variant.layers.front();
   const Tensor& positions = first.inputs[port::kPositions];
@@ -115,19 +117,27 @@ void Decode::upload(const Variant& variant, const std::vector<Slot>& slots,
     positions_.insert(positions_.end(), row_lengths_.begin(), row_lengths_.end());
   }
   mask_.decode(row_lengths_, variant.shape.length);
-  chip_.upload(variant.embedding.inputs[0].memory, row_ids_.data(), rows * sizeof(std::int32_t));
+  if (variant.embedding.has_value()) {
+    chip_.upload(ids_.ref(), row_ids_.data(), rows * sizeof(std::int32_t));
+  }
   chip_.upload(positions.memory, positions_.data(), positions_.size() * sizeof(std::int32_t));
   chip_.upload(first.inputs[port::kMask].memory, mask_.data(), mask_.size_bytes());
 }
 
-DecodeStates Decode::launch(const std::vector<Slot>& slots,
-                            const std::vector<DecodeToken>& tokens) {
-  Variant& variant = smallest_for(slots, tokens);
-  upload(variant, slots, tokens);
-  bmodel_.launch(*variant.embedding.net, variant.embedding.inputs, variant.embedding.outputs);
+DecodeStates Decode::launch(const std::vector<KvRows>& slots, const DecodeBatch& batch,
+                            const std::vector<std::uint8_t>* states) {
+  Variant& variant = smallest_for(batch);
+  upload(variant, batch);
+  if (variant.embedding.has_value()) {
+    const Step& step = *variant.embedding;
+    bmodel_.launch(*step.net, step.inputs, step.outputs);
+  } else {
+    const Tensor& input = variant.layers.front().inputs[port::kStates];
+    chip_.upload(input.memory, states->data(), states->size());
+  }
   for (std::size_t layer = 0; layer < variant.layers.size(); ++layer) {
     Step& step = variant.layers[layer];
-    place_rows(step.outputs, *step.variant, layer, slots, tokens);
+    place_rows(step.outputs, *step.variant, layer, slots, batch);
     bmodel_.launch(*step.net, step.inputs, step.outputs);
   }
   return {variant.layers.back().outputs[port::kOutStates].memory, variant.shape.rows};

@@ -1,9 +1,10 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
-#include "slot.h"
+#include "kv_rows.h"
 #include "tpuserve/engine/discovery.h"
 #include "tpuserve/engine/mask.h"
 #include "tpuserve/runtime/bmodel.h"
@@ -17,6 +18,12 @@ struct DecodeToken {
   std::int32_t id;
 };
 
+// What one launch of the decode nets of a context computes.
+struct DecodeBatch {
+  std::vector<int> lengths;  // tokens in every slot of the context, before this step
+  std::vector<DecodeToken> tokens;
+};
+
 // Hidden states of a launch: row i belongs to slot i.
 struct DecodeStates {
   runtime::MemoryRef memory;
@@ -24,15 +31,18 @@ struct DecodeStates {
 };
 
 // The decode nets of one context: a token of each of some slots in, their hidden states out, their
-// KV rows written.
+// KV rows written. Which shape variant runs follows from the batch alone: all parts of a model
+// choose the same.
 class Decode {
  public:
   // `deterministic` keeps to the largest shape variant.
   Decode(runtime::Chip& chip, runtime::Bmodel& bmodel, const ModelNets& nets, bool deterministic);
 
   // Runs each token at the first free row of its slot. Slots that have none in this step keep their
-  // rows. Does not wait.
-  DecodeStates launch(const std::vector<Slot>& slots, const std::vector<DecodeToken>& tokens);
+  // rows. `states`: what the part before this one gave for the same batch, null in the first part.
+  // Does not wait.
+  DecodeStates launch(const std::vector<KvRows>& slots, const DecodeBatch& batch,
+                      const std::vector<std::uint8_t>* states);
 
  private:
   // A launch of one net in one shape variant.
@@ -46,14 +56,13 @@ class Decode {
   };
   struct Variant {
     DecodeShape shape;
-    Step embedding;
+    std::optional<Step> embedding;  // in the first part
     std::vector<Step> layers;
   };
 
   Variant make_variant(const ModelNets& nets, std::size_t number) const;
-  Variant& smallest_for(const std::vector<Slot>& slots, const std::vector<DecodeToken>& tokens);
-  void upload(const Variant& variant, const std::vector<Slot>& slots,
-              const std::vector<DecodeToken>& tokens);
+  Variant& smallest_for(const DecodeBatch& batch);
+  void upload(const Variant& variant, const DecodeBatch& batch);
 
   runtime::Chip& chip_;
   runtime::Bmodel& bmodel_;

@@ -31,35 +31,41 @@ constexpr NameScheme kSchemes[] = {{"block_", "block_cache_", "block_kv_"},
                                    {"qwen_block_", "qwen_block_cache_", "qwen_block_kv_"}};
 
 // Nets beside the layers that may be there; those with a feature are reported, not used yet.
+enum Part { kFirst, kLast };
 struct KnownNet {
   const char* name;
   const char* feature;
+  Part part;  // that it belongs to, where a model has several
 };
 constexpr KnownNet kKnownNets[] = {
-    {"embedding", nullptr},
-    {"embedding_cache", nullptr},
-    {"lm_head", nullptr},
-    {"greedy_head", "greedy-head"},
-    {"sample_head", "sample-head"},
-    {"penalty_sample_head", "penalty-sample-head"},
-    {"vit", "vit"},
-    {"embedding_lora", "lora"},
-    {"embedding_cache_lora", "lora"},
-    {"lm_head_lora", "lora"},
+    {"embedding", nullptr, kFirst},
+    {"embedding_cache", nullptr, kFirst},
+    {"lm_head", nullptr, kLast},
+    {"greedy_head", "greedy-head", kLast},
+    {"sample_head", "sample-head", kLast},
+    {"penalty_sample_head", "penalty-sample-head", kLast},
+    {"vit", "vit", kFirst},
+    {"embedding_lora", "lora", kFirst},
+    {"embedding_cache_lora", "lora", kFirst},
+    {"lm_head_lora", "lora", kLast},
 };
 
 class Discoverer {
  public:
-  explicit Discoverer(const std::vector<Net>& nets) : nets_(nets) {}
+  Discoverer(const std::vector<Net>& nets, PartRole role) : nets_(nets) { model_.role = role; }
 
   ModelNets run() {
     find_layers();
-    find_embeddings();
+    if (model_.role.first) {
+      find_embeddings();
+    } else {
+      read_states();
+    }
     read_decode_nets(model_);
-    require_decode_rows(model_.decode_embedding);
+    if (model_.role.first) require_decode_rows(model_.decode_embedding);
     read_prefill();
     read_history();
-    read_head();
+    if (model_.role.last) read_head();
     refuse_unknown();
     set_lengths();
     collect_features();
@@ -83,9 +89,19 @@ class Discoverer {
     return *net;
   }
 
+  // The number of the part's lowest layer; 0 when it has none.
+  int first_layer(const NameScheme& scheme) {
+    constexpr int kMostLayers = 4096;
+    for (int i = 0; i < kMostLayers; ++i) {
+      if (find(scheme.prefill + std::to_string(i)) != nullptr) return i;
+    }
+    return 0;
+  }
+
   void find_layers() {
     for (const NameScheme& scheme : kSchemes) {
-      for (int i = 0;; ++i) {
+      model_.first_layer = model_.role.first ? 0 : first_layer(scheme);
+      for (int i = model_.first_layer;; ++i) {
         const std::string number = std::to_string(i);
         LayerNets layer;
         layer.prefill = find(scheme.prefill + number);
@@ -109,10 +125,24 @@ class Discoverer {
     const Net* cache = find("embedding_cache");
     model_.prefill_embedding = read_prefill_embedding(net);
     const ShapeVariant& variant = *model_.prefill_embedding.variant;
+    model_.prefill_rows = model_.prefill_embedding.rows;
     model_.spec.hidden_size = variant.outputs[0].shape[2];
     model_.spec.dtype = variant.outputs[0].dtype;
     // Older bmodels have no second net but a second shape variant, for one token.
     model_.decode_embedding = read_decode_embedding(cache != nullptr ? *cache : net);
+  }
+
+  // What the embedding tells of a whole model, a later part's first layer tells.
+  void read_states() {
+    const Net& net = *model_.layers[0].prefill;
+    if (net.variants.empty()) throw BmodelError("net " + net.name + " has no shape variant");
+    const Signature signature(net, net.variants[0]);
+    signature.rank(port::kStates, "hidden states", 3);
+    signature.float_input(port::kStates);
+    const runtime::Port& states = net.variants[0].inputs[port::kStates];
+    model_.prefill_rows = states.shape[1];
+    model_.spec.hidden_size = states.shape[2];
+    model_.spec.dtype = states.dtype;
   }
 
   static EmbeddingNet read_prefill_embedding(const Net& net) {
@@ -148,7 +178,7 @@ class Discoverer {
   void read_prefill() {
     const Net& first = *model_.layers[0].prefill;
     model_.spec.dynamic_prefill = first.dynamic;
-    model_.spec.prefill_chunk = model_.prefill_embedding.rows;
+    model_.spec.prefill_chunk = model_.prefill_rows;
     for (const LayerNets& layer : model_.layers) check_prefill(*layer.prefill, first);
   }
 
@@ -182,12 +212,14 @@ class Discoverer {
     signature.output(port::kOutV, "v", kv, spec.dtype);
   }
 
+  int number_of(std::size_t layer) const { return model_.first_layer + static_cast<int>(layer); }
+
   void read_history() {
     const Net* first = model_.layers[0].history;
     for (std::size_t i = 0; i < model_.layers.size(); ++i) {
       const Net* net = model_.layers[i].history;
       if ((net == nullptr) != (first == nullptr)) {
-        throw BmodelError("layer " + std::to_string(i) + ": expected a net " +
+        throw BmodelError("layer " + std::to_string(number_of(i)) + ": expected a net " +
                           std::string(kSchemes[0].history) + "<i> in all layers or in none");
       }
       if (net != nullptr) check_history(*net, *first);
@@ -259,6 +291,7 @@ class Discoverer {
 
   void refuse_unknown() {
     for (const KnownNet& known : kKnownNets) {
+      if (!(known.part == kFirst ? model_.role.first : model_.role.last)) continue;
       if (find(known.name) != nullptr && known.feature != nullptr) {
         features_.insert(known.feature);
       }
@@ -302,6 +335,8 @@ class Discoverer {
 
 }  // namespace
 
-ModelNets discover(const std::vector<Net>& nets) { return Discoverer(nets).run(); }
+ModelNets discover(const std::vector<Net>& nets, PartRole role) {
+  return Discoverer(nets, role).run();
+}
 
 }  // namespace tpuserve::engine

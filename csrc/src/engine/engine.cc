@@ -1,34 +1,35 @@
 #include "tpuserve/engine/engine.h"
 
 #include <algorithm>
+#include <functional>
 #include <stdexcept>
 #include <string>
 #include <utility>
 
-#include "context.h"
-#include "prefill.h"
+#include "chip_part.h"
+#include "lanes.h"
+#include "link.h"
 #include "tpuserve/errors.h"
 
 namespace tpuserve::engine {
 
-// What lives on the chip. Members are destroyed from the last to the first: the chip goes last.
+// What lives on the chips. Members are destroyed from the last to the first.
 struct Engine::Resident {
-  // A slot is row `row` of a context.
-  struct Place {
-    std::size_t context;
-    std::size_t row;
-  };
-
   std::shared_ptr<runtime::Library> library;
-  std::unique_ptr<runtime::Chip> chip;
-  std::vector<std::unique_ptr<Context>> contexts;
-  std::unique_ptr<Prefill> prefill;
+  Lanes lanes;
+  std::vector<std::unique_ptr<ChipPart>> parts;
+  std::vector<Link> links;   // links[i]: from part i to part i + 1
+  std::vector<int> lengths;  // tokens in each slot
+  std::size_t contexts = 0;
 
-  Resident() = default;
+  Resident(std::shared_ptr<runtime::Library> shared_library, std::size_t chips)
+      : library(std::move(shared_library)), lanes(chips), parts(chips), links(chips - 1) {}
   // After a launch that failed, those before it may still run: in memory that is about to be freed.
   ~Resident() {
     try {
-      if (chip != nullptr) chip->sync();
+      lanes.run([this](std::size_t i) {
+        if (parts[i] != nullptr) parts[i]->sync();
+      });
     } catch (const CoreError&) {
       // The chip does not answer; there is nothing to wait for.
     }
@@ -36,54 +37,94 @@ struct Engine::Resident {
   Resident(const Resident&) = delete;
   Resident& operator=(const Resident&) = delete;
 
+  // Slots that follow each other are in different contexts: what runs together is spread over them.
   Place place(int slot) const {
     const auto index = static_cast<std::size_t>(slot);
-    const std::size_t rows = contexts.front()->slots.size();
-    return {index / rows, index % rows};
+    return {index % contexts, index / contexts};
   }
-  Context& context(int slot) const { return *contexts[place(slot).context]; }
-  Slot& slot(int slot) const { return context(slot).slots[place(slot).row]; }
+  int& length(int slot) { return lengths[static_cast<std::size_t>(slot)]; }
+  // Of a context's slots, those past the last that the engine has included.
+  std::vector<int> lengths_in(std::size_t context) const {
+    std::vector<int> result;
+    const auto rows = static_cast<std::size_t>(parts.front()->nets().spec.decode_rows);
+    for (std::size_t row = 0; row < rows; ++row) {
+      const std::size_t slot = row * contexts + context;
+      result.push_back(slot < lengths.size() ? lengths[slot] : 0);
+    }
+    return result;
+  }
+
+  // Every part does `work` on its chip at the same time. The parts behind one that fails give up.
+  void run(const std::function<void(ChipPart&, const Neighbours&)>& work) {
+    for (Link& link : links) link.clear();
+    lanes.run([&](std::size_t i) {
+      const Neighbours neighbours{i > 0 ? &links[i - 1] : nullptr,
+                                  i < links.size() ? &links[i] : nullptr};
+      try {
+        work(*parts[i], neighbours);
+      } catch (...) {
+        if (neighbours.behind != nullptr) neighbours.behind->fail();
+        throw;
+      }
+    });
+  }
 };
 
 namespace {
 
 [[noreturn]] void refuse(const std::string& text) { throw std::invalid_argument(text); }
 
-int only_chip(const std::vector<int>& chips) {
-  if (chips.size() != 1) {
-    refuse(std::to_string(chips.size()) + " chips given: one bmodel runs on exactly 1 chip");
-  }
-  return chips.front();
+std::string counted(std::size_t count, const char* what) {
+  return std::to_string(count) + " " + what + (count == 1 ? "" : "s");
 }
 
-// A batch keeps the KV of all of its slots in one context; nets for one sequence get a context
-// each.
-int contexts_for(int slots, const ModelSpec& spec, const std::string& path) {
-  if (spec.decode_rows == 1) return slots;
-  if (slots <= spec.decode_rows) return 1;
-  refuse("slots = " + std::to_string(slots) + ": " + path + " was compiled for a batch of " +
-         std::to_string(spec.decode_rows));
+void check_chips(const std::vector<std::string>& paths, const std::vector<int>& chips) {
+  if (paths.empty() || paths.size() != chips.size()) {
+    refuse(counted(chips.size(), "chip") + " given: a model of " + counted(paths.size(), "part") +
+           " runs on exactly as many chips");
+  }
+  for (auto chip = chips.begin(); chip != chips.end(); ++chip) {
+    if (std::find(chips.begin(), chip, *chip) != chip) {
+      refuse("chip " + std::to_string(*chip) + " is given twice");
+    }
+  }
+}
+
+// Nets for one sequence get a context for each slot. A batch keeps the KV of all of its slots in
+// one context: more than one is of use where several chips work on different ones.
+std::size_t contexts_for(int slots, const ModelSpec& spec, const ChipPart& part,
+                         std::size_t chips) {
+  const int rows = spec.decode_rows;
+  if (rows == 1) return static_cast<std::size_t>(slots);
+  const auto contexts = static_cast<std::size_t>((slots + rows - 1) / rows);
+  if (contexts <= chips) return contexts;
+  refuse("slots = " + std::to_string(slots) + ": " + part.path() + " was compiled for a batch of " +
+         std::to_string(rows) + (chips == 1 ? "" : ", times " + std::to_string(chips) + " chips"));
 }
 
 }  // namespace
 
-Engine::Engine(std::shared_ptr<runtime::Library> library, const std::string& path,
+Engine::Engine(std::shared_ptr<runtime::Library> library, const std::vector<std::string>& paths,
                const std::vector<int>& chips, const EngineOptions& options)
-    : slots_(options.slots), resident_(std::make_unique<Resident>()) {
+    : slots_(options.slots) {
   if (slots_ < 1) refuse("slots = " + std::to_string(slots_) + ": expected at least 1");
-  const int chip = only_chip(chips);
+  check_chips(paths, chips);
+  resident_ = std::make_unique<Resident>(std::move(library), chips.size());
   Resident& r = *resident_;
-  r.library = std::move(library);
-  r.chip = runtime::Chip::open(*r.library, chip);
-  const auto add_context = [&] {
-    r.contexts.push_back(std::make_unique<Context>(*r.chip, path, options.deterministic));
-  };
-  add_context();
-  spec_ = r.contexts.front()->nets.spec;
-  nets_ = r.contexts.front()->bmodel.nets();
-  const int contexts = contexts_for(slots_, spec_, path);
-  while (static_cast<int>(r.contexts.size()) < contexts) add_context();
-  r.prefill = std::make_unique<Prefill>(*r.chip, r.contexts.front()->nets);
+  r.lanes.run([&](std::size_t i) {
+    const PartRole role{i == 0, i + 1 == chips.size()};
+    r.parts[i] =
+        std::make_unique<ChipPart>(*r.library, chips[i], paths[i], role, options.deterministic);
+  });
+  std::vector<const ModelNets*> nets;
+  for (const auto& part : r.parts) {
+    nets.push_back(&part->nets());
+    nets_.insert(nets_.end(), part->all_nets().begin(), part->all_nets().end());
+  }
+  spec_ = join(nets);
+  r.lengths.resize(static_cast<std::size_t>(slots_));
+  r.contexts = contexts_for(slots_, spec_, *r.parts.front(), chips.size());
+  r.lanes.run([&](std::size_t i) { r.parts[i]->add_contexts(r.contexts); });
 }
 
 Engine::~Engine() = default;
@@ -97,8 +138,16 @@ void Engine::close() { resident_.reset(); }
 
 std::uint64_t Engine::launches() const {
   std::uint64_t sum = 0;
-  for (const auto& context : resident().contexts) sum += context->bmodel.launches();
+  for (const auto& part : resident().parts) sum += part->launches();
   return sum;
+}
+
+int Engine::groups() const { return static_cast<int>(resident().contexts); }
+
+std::vector<double> Engine::busy_s() const {
+  std::vector<double> result;
+  for (const auto& part : resident().parts) result.push_back(part->busy_s());
+  return result;
 }
 
 void Engine::check_slot(int slot) const {
@@ -117,27 +166,24 @@ void Engine::check_ids(const std::int32_t* ids, std::size_t count) const {
   }
 }
 
-std::size_t Engine::kv_row_bytes() const {
-  return resident().contexts.front()->slots.front().kv.row_bytes();
-}
+std::size_t Engine::kv_row_bytes() const { return resident().parts.front()->row_bytes(); }
 
 int Engine::length(int slot) const {
-  const Resident& r = resident();
+  Resident& r = resident();
   check_slot(slot);
-  return r.slot(slot).length;
+  return r.length(slot);
 }
 
 void Engine::prefill(int slot, const std::int32_t* ids, std::size_t count, int position,
                      const HeadRows* row) {
   Resident& r = resident();
   check_slot(slot);
-  Context& context = r.context(slot);
-  Slot& target = r.slot(slot);
+  int& length = r.length(slot);
   if (count < 1 || count > static_cast<std::size_t>(spec_.prefill_chunk)) {
     refuse(std::to_string(count) + " ids: one prefill takes 1 to " +
            std::to_string(spec_.prefill_chunk));
   }
-  const int highest = std::min(target.length, spec_.max_history);
+  const int highest = std::min(length, spec_.max_history);
   if (position < 0 || position > highest) {
     refuse("position " + std::to_string(position) + ": expected 0 to " + std::to_string(highest) +
            (spec_.history() ? "" : " (the bmodel has no prefill with history)"));
@@ -149,17 +195,12 @@ void Engine::prefill(int slot, const std::int32_t* ids, std::size_t count, int p
   }
   check_ids(ids, count);
 
-  target.length = position;
-  const runtime::MemoryRef state = r.prefill->launch(context.bmodel, context.nets, target.kv, ids,
-                                                     static_cast<int>(count), position);
-  if (row != nullptr) {
-    context.head.launch(state, 1);
-    context.head.read(*row, 0, 0);
-  } else {
-    // The next call uploads into memory that these launches read.
-    r.chip->sync();
-  }
-  target.length = end;
+  length = position;
+  const PrefillChunk chunk{ids, static_cast<int>(count), position};
+  r.run([&](ChipPart& part, const Neighbours& neighbours) {
+    part.prefill(r.place(slot), chunk, row, neighbours);
+  });
+  length = end;
 }
 
 void Engine::check_decode(const std::vector<int>& slots) const {
@@ -169,7 +210,7 @@ void Engine::check_decode(const std::vector<int>& slots) const {
     const auto index = static_cast<std::size_t>(slot);
     if (taken[index]) refuse("slot " + std::to_string(slot) + " is given twice");
     taken[index] = true;
-    const int length = resident_->slot(slot).length;
+    const int length = resident_->length(slot);
     if (length < 1) refuse("slot " + std::to_string(slot) + " holds no tokens: prefill it first");
     if (length >= spec_.context_length) {
       refuse("slot " + std::to_string(slot) + " is full: it holds " + std::to_string(length) +
@@ -183,47 +224,44 @@ void Engine::decode(const std::vector<int>& slots, const std::int32_t* ids, cons
   check_decode(slots);
   check_ids(ids, slots.size());
 
-  std::vector<std::vector<DecodeToken>> tokens(r.contexts.size());
-  for (std::size_t i = 0; i < slots.size(); ++i) {
-    const Resident::Place place = r.place(slots[i]);
-    tokens[place.context].push_back({place.row, ids[i]});
+  std::vector<ContextBatch> batches;
+  for (std::size_t context = 0; context < r.contexts; ++context) {
+    ContextBatch batch{context, {r.lengths_in(context), {}}, {}};
+    for (std::size_t i = 0; i < slots.size(); ++i) {
+      const Place place = r.place(slots[i]);
+      if (place.context != context) continue;
+      batch.decode.tokens.push_back({place.row, ids[i]});
+      batch.targets.push_back(i);
+    }
+    if (!batch.targets.empty()) batches.push_back(std::move(batch));
   }
-  // All launches first: on a chip they queue up and one wait covers them.
-  for (std::size_t i = 0; i < tokens.size(); ++i) {
-    if (tokens[i].empty()) continue;
-    Context& context = *r.contexts[i];
-    const DecodeStates states = context.decode.launch(context.slots, tokens[i]);
-    context.head.launch(states.memory, states.rows);
-  }
-  for (std::size_t i = 0; i < slots.size(); ++i) {
-    r.context(slots[i]).head.read(rows, i, r.place(slots[i]).row);
-    ++r.slot(slots[i]).length;
-  }
+  r.run([&](ChipPart& part, const Neighbours& neighbours) {
+    part.decode(batches, rows, neighbours);
+  });
+  for (const int slot : slots) ++r.length(slot);
 }
 
 void Engine::copy_prefix(int source, int target, int tokens) {
   Resident& r = resident();
   check_slot(source);
   check_slot(target);
-  const Slot& from = r.slot(source);
-  Slot& to = r.slot(target);
-  if (tokens < 0 || tokens > from.length) {
+  if (tokens < 0 || tokens > r.length(source)) {
     refuse("tokens = " + std::to_string(tokens) + ": slot " + std::to_string(source) + " holds " +
-           std::to_string(from.length));
+           std::to_string(r.length(source)));
   }
   if (source != target && tokens > 0) {
-    to.length = 0;
-    to.kv.copy_prefix(*r.chip, from.kv, tokens);
-    r.chip->sync();
+    r.length(target) = 0;
+    r.run([&](ChipPart& part, const Neighbours&) {
+      part.copy_prefix(r.place(source), r.place(target), tokens);
+    });
   }
-  to.length = tokens;
+  r.length(target) = tokens;
 }
 
 void Engine::save(int slot, std::uint8_t* data) const {
-  const Resident& r = resident();
+  Resident& r = resident();
   check_slot(slot);
-  const Slot& source = r.slot(slot);
-  source.kv.save(*r.chip, data, source.length);
+  r.run([&](ChipPart& part, const Neighbours&) { part.save(r.place(slot), data, r.length(slot)); });
 }
 
 void Engine::restore(int slot, const std::uint8_t* data, int rows, int tokens) {
@@ -233,19 +271,19 @@ void Engine::restore(int slot, const std::uint8_t* data, int rows, int tokens) {
   if (tokens < 0 || tokens > most) {
     refuse("tokens = " + std::to_string(tokens) + ": expected 0 to " + std::to_string(most));
   }
-  Slot& target = r.slot(slot);
-  target.length = 0;
+  r.length(slot) = 0;
   if (tokens > 0) {
-    target.kv.restore(*r.chip, data, tokens, static_cast<std::size_t>(rows));
-    r.chip->sync();
+    r.run([&](ChipPart& part, const Neighbours&) {
+      part.restore(r.place(slot), data, rows, tokens);
+    });
   }
-  target.length = tokens;
+  r.length(slot) = tokens;
 }
 
 void Engine::free(int slot) {
   Resident& r = resident();
   check_slot(slot);
-  r.slot(slot).length = 0;
+  r.length(slot) = 0;
 }
 
 }  // namespace tpuserve::engine

@@ -27,7 +27,7 @@ Tensor with_rows(const Port& port, int axis, int rows, MemoryRef memory) {
 
 Prefill::Prefill(runtime::Chip& chip, const ModelNets& nets)
     : chip_(chip),
-      rows_(nets.prefill_embedding.rows),
+      rows_(nets.prefill_rows),
       context_length_(nets.spec.context_length),
       state_bytes_(static_cast<std::size_t>(nets.spec.hidden_size) * size_bytes(nets.spec.dtype)),
       states_a_(chip, static_cast<std::size_t>(rows_) * state_bytes_),
@@ -46,54 +46,57 @@ Prefill::Prefill(runtime::Chip& chip, const ModelNets& nets)
 }
 
 MemoryRef Prefill::launch(Bmodel& bmodel, const ModelNets& nets, const KvRows& kv,
-                          const std::int32_t* ids, int count, int position) {
-  const bool dynamic = dynamic_ || position > 0;
-  const Chunk chunk{count, position, dynamic ? count : rows_};
-  embed(bmodel, nets.prefill_embedding, ids, count);
-  upload_positions(nets.layers[0].prefill->variants[0].inputs[port::kPositions], chunk);
-  if (mask_.has_value() && dynamic) upload_mask(chunk);
+                          const PrefillChunk& chunk, const std::vector<std::uint8_t>* states_in) {
+  const bool dynamic = dynamic_ || chunk.position > 0;
+  const Launch launch{chunk.count, chunk.position, dynamic ? chunk.count : rows_};
+  if (nets.role.first) {
+    embed(bmodel, nets.prefill_embedding, chunk);
+  } else {
+    chip_.upload(states_a_.ref(), states_in->data(), states_in->size());
+  }
+  upload_positions(nets.layers[0].prefill->variants[0].inputs[port::kPositions], launch);
+  if (mask_.has_value() && dynamic) upload_mask(launch);
 
   MemoryRef states = states_a_.ref();
   MemoryRef spare = states_b_.ref();
   for (std::size_t layer = 0; layer < nets.layers.size(); ++layer) {
-    launch_layer(bmodel, nets.layers[layer], layer, kv, chunk, states, spare);
+    launch_layer(bmodel, nets.layers[layer], layer, kv, launch, states, spare);
     std::swap(states, spare);
   }
-  return states.slice(static_cast<std::size_t>(count - 1) * state_bytes_, state_bytes_);
+  return states.slice(0, static_cast<std::size_t>(launch.rows) * state_bytes_);
 }
 
-void Prefill::embed(Bmodel& bmodel, const EmbeddingNet& embedding, const std::int32_t* ids,
-                    int count) {
+void Prefill::embed(Bmodel& bmodel, const EmbeddingNet& embedding, const PrefillChunk& chunk) {
   const Port& input = embedding.variant->inputs[0];
   const Port& output = embedding.variant->outputs[0];
   staging_.assign(static_cast<std::size_t>(embedding.rows), 0);
-  std::copy_n(ids, count, staging_.begin());
+  std::copy_n(chunk.ids, chunk.count, staging_.begin());
   chip_.upload(input.memory, staging_.data(), staging_.size() * sizeof(std::int32_t));
   Tensor states = output.tensor();
   states.memory = states_a_.ref();
   bmodel.launch(*embedding.net, {input.tensor()}, {states});
 }
 
-void Prefill::upload_positions(const Port& port, const Chunk& chunk) {
+void Prefill::upload_positions(const Port& port, const Launch& launch) {
   const int axes = port.shape[0];
   staging_.clear();
   for (int axis = 0; axis < axes; ++axis) {
-    for (int row = 0; row < chunk.rows; ++row) {
+    for (int row = 0; row < launch.rows; ++row) {
       // Rows past the prompt still look up a rotation: keep them inside its table.
-      staging_.push_back(std::min(chunk.position + row, context_length_ - 1));
+      staging_.push_back(std::min(launch.position + row, context_length_ - 1));
     }
   }
   chip_.upload(positions_.ref(), staging_.data(), staging_.size() * sizeof(std::int32_t));
 }
 
-void Prefill::upload_mask(const Chunk& chunk) {
+void Prefill::upload_mask(const Launch& launch) {
   // Dynamic nets take the mask packed to the rows of the launch.
-  mask_->causal(chunk.rows);
+  mask_->causal(launch.rows);
   chip_.upload(mask_memory_->ref(), mask_->data(), mask_->size_bytes());
 }
 
 void Prefill::launch_layer(Bmodel& bmodel, const LayerNets& nets, std::size_t layer,
-                           const KvRows& kv, const Chunk& chunk, MemoryRef states,
+                           const KvRows& kv, const Launch& chunk, MemoryRef states,
                            MemoryRef out_states) {
   const bool later = chunk.position > 0;
   const Net& net = later ? *nets.history : *nets.prefill;

@@ -12,6 +12,13 @@
 
 namespace tpuserve::engine {
 
+// Tokens of one prompt that follow each other.
+struct PrefillChunk {
+  const std::int32_t* ids;
+  int count;
+  int position;  // of the first
+};
+
 // Runs prefill nets of any context of one bmodel. Owns what the contexts can share: the memory of
 // hidden states, positions and mask. It lies apart from the nets' own, because that overlaps
 // between the nets of a runtime: what one net leaves there the next may overwrite before it reads
@@ -20,24 +27,26 @@ class Prefill {
  public:
   Prefill(runtime::Chip& chip, const ModelNets& nets);
 
-  // Fills rows [position, position + count) of `kv` and returns where the hidden state of the last
-  // token will be. Position 0 runs the nets without history. Does not wait.
+  // Fills rows [position, position + count) of `kv` and returns where the hidden states of all rows
+  // that the nets compute will be: `count`, or more behind them where a static net pads. Position 0
+  // runs the nets without history. Does not wait. A part that is not the first takes `states`, what
+  // the part before it gave for the same tokens, in place of `ids`.
   runtime::MemoryRef launch(runtime::Bmodel& bmodel, const ModelNets& nets, const KvRows& kv,
-                            const std::int32_t* ids, int count, int position);
+                            const PrefillChunk& chunk, const std::vector<std::uint8_t>* states);
 
  private:
-  struct Chunk {
-    int count;     // tokens
-    int position;  // of the first
-    int rows;      // of the launch: count, or what a static net was compiled for
+  // A chunk, and the rows of its launch: `count`, or what a static net was compiled for.
+  struct Launch {
+    int count;
+    int position;
+    int rows;
   };
 
-  void embed(runtime::Bmodel& bmodel, const EmbeddingNet& embedding, const std::int32_t* ids,
-             int count);
-  void upload_positions(const runtime::Port& port, const Chunk& chunk);
-  void upload_mask(const Chunk& chunk);
+  void embed(runtime::Bmodel& bmodel, const EmbeddingNet& embedding, const PrefillChunk& chunk);
+  void upload_positions(const runtime::Port& port, const Launch& launch);
+  void upload_mask(const Launch& launch);
   void launch_layer(runtime::Bmodel& bmodel, const LayerNets& nets, std::size_t layer,
-                    const KvRows& kv, const Chunk& chunk, runtime::MemoryRef states,
+                    const KvRows& kv, const Launch& chunk, runtime::MemoryRef states,
                     runtime::MemoryRef out_states);
 
   runtime::Chip& chip_;

@@ -28,7 +28,7 @@ def library() -> _core.Library:
 
 @pytest.fixture
 def engine(library: _core.Library) -> Iterator[_core.Engine]:
-    engine = _core.Engine(library, str(BMODEL), slots=2)
+    engine = _core.Engine(library, [str(BMODEL)], slots=2)
     yield engine
     engine.close()
 
@@ -86,7 +86,7 @@ def test_prefill_returns_one_row_and_decode_one_for_each_slot(engine: _core.Engi
 
 
 def test_results_outlive_the_engine(library: _core.Library) -> None:
-    engine = _core.Engine(library, str(BMODEL))
+    engine = _core.Engine(library, [str(BMODEL)])
     row = engine.prefill(0, ids(1), 0)
     assert row is not None
     assert row.flags.owndata
@@ -116,18 +116,18 @@ def test_errors_are_of_the_documented_types(library: _core.Library, tmp_path: Pa
     broken = tmp_path / "broken.bmodel"
     broken.write_bytes(BMODEL.read_bytes()[:10_000])
     with pytest.raises(_core.BmodelError, match="truncated"):
-        _core.Engine(library, str(broken))
+        _core.Engine(library, [str(broken)])
     with pytest.raises(ValueError, match="chip 1 does not exist"):
-        _core.Engine(library, str(BMODEL), chips=[1])
+        _core.Engine(library, [str(BMODEL)], chips=[1])
     with pytest.raises(ValueError, match="slots = 0"):
-        _core.Engine(library, str(BMODEL), slots=0)
+        _core.Engine(library, [str(BMODEL)], slots=0)
     for error in (_core.LibraryError, _core.DeviceError, _core.BmodelError, _core.LaunchError):
         assert issubclass(error, _core.CoreError)
     assert issubclass(_core.CoreError, RuntimeError)
 
 
 def test_a_closed_engine_says_so(library: _core.Library) -> None:
-    engine = _core.Engine(library, str(BMODEL))
+    engine = _core.Engine(library, [str(BMODEL)])
     engine.close()
     engine.close()
     with pytest.raises(_core.CoreError, match="the engine is closed"):

@@ -74,7 +74,7 @@ def serve(library: Callable[[str], Path], tmp_path: Path) -> Callable[..., tuple
         if isinstance(model, Shape):
             model = write_bmodel(tmp_path / "m.bmodel", model)
         core = _core.Library(str(path.parent))
-        served = Served(_core.Engine(core, str(model), slots=slots), 0)
+        served = Served(_core.Engine(core, [str(model)], slots=slots), 0)
         served.vocab_size = served.engine.spec.vocab_size or 64
         return served, Simchip(path)
 

@@ -21,7 +21,7 @@ IDS = np.array([1, 2, 3], np.int32)
 def engine(library: Callable[[str], Path], tmp_path: Path) -> Callable[[str], _core.Engine]:
     def new(profile: str) -> _core.Engine:
         core = _core.Library(str(library(profile).parent))
-        return _core.Engine(core, str(write_bmodel(tmp_path / "m.bmodel", ONE_ROW)), slots=2)
+        return _core.Engine(core, [str(write_bmodel(tmp_path / "m.bmodel", ONE_ROW))], slots=2)
 
     return new
 
@@ -63,7 +63,7 @@ def test_nan_reaches_the_logits_and_is_no_broken_rule(
     launch = 2 if net == "lm_head" else 1
     path = library(f'[[fault]]\nnet = "{net}"\nlaunch = {launch}\nkind = "nan"')
     bmodel = write_bmodel(tmp_path / "m.bmodel", ONE_ROW)
-    served = _core.Engine(_core.Library(str(path.parent)), str(bmodel), slots=1)
+    served = _core.Engine(_core.Library(str(path.parent)), [str(bmodel)], slots=1)
     served.prefill(0, IDS, 0, last=True)
     logits = served.decode([0], np.array([4], np.int32))
     assert np.isnan(logits).all()
@@ -96,8 +96,8 @@ def test_memory_that_runs_out_is_a_typed_error(
     bmodel = write_bmodel(tmp_path / "m.bmodel", ONE_ROW)
     core = _core.Library(str(library("[chip]\nmemory_bytes = 200_000").parent))
     with pytest.raises(_core.BmodelError, match="refused it"):
-        _core.Engine(core, str(bmodel), slots=16)
-    served = _core.Engine(core, str(bmodel), slots=1)
+        _core.Engine(core, [str(bmodel)], slots=16)
+    served = _core.Engine(core, [str(bmodel)], slots=1)
     served.prefill(0, IDS, 0, last=True)
 
 
@@ -115,7 +115,7 @@ def test_an_allocation_that_does_not_fit_is_out_of_memory(
     handle.free()
     core = _core.Library(str(library(f"[chip]\nmemory_bytes = {used + 8}").parent))
     with pytest.raises(_core.DeviceError, match=r"bm_malloc_device_byte.*BM_ERR_NOMEM"):
-        _core.Engine(core, str(bmodel), slots=1)
+        _core.Engine(core, [str(bmodel)], slots=1)
 
 
 def test_readings(library: Callable[[str], Path], new_chip: NewChip) -> None:
@@ -185,7 +185,7 @@ def test_launches_take_the_time_of_the_profile(
         "[latency.lm_head]\nlaunch_us = 5000\n"
     )
     bmodel = write_bmodel(tmp_path / "m.bmodel", ONE_ROW)
-    served = _core.Engine(_core.Library(str(path.parent)), str(bmodel), slots=1)
+    served = _core.Engine(_core.Library(str(path.parent)), [str(bmodel)], slots=1)
     served.prefill(0, IDS, 0, last=False)
     started = time.monotonic()
     for _ in range(10):

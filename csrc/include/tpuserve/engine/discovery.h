@@ -30,16 +30,27 @@ struct LayerNets {
   const runtime::Net* decode = nullptr;   // one token of each sequence
 };
 
-// Pointers lead into the nets that were given to `discover`.
+// A bmodel holds a model, or a part of one: a range of its layers, the first part with the
+// embedding and the last with the head.
+struct PartRole {
+  bool first = true;
+  bool last = true;
+};
+
+// What the nets of one bmodel are. Pointers lead into the nets that were given to `discover`.
 struct ModelNets {
+  // Of a part that is not the last, the head's fields say nothing; `layers` counts the part's own.
   ModelSpec spec;
-  EmbeddingNet prefill_embedding;
-  RowsNet decode_embedding;  // ids [rows, 1] to hidden states [rows, 1, hidden]
+  PartRole role;
+  int first_layer = 0;             // the number in the names of layers[0]
+  int prefill_rows = 0;            // tokens that the prefill nets were compiled for
+  EmbeddingNet prefill_embedding;  // of the first part only
+  RowsNet decode_embedding;        // as well: ids [rows, 1] to hidden states [rows, 1, hidden]
   std::vector<LayerNets> layers;
   // Indices of the decode nets' shape variants, in the order of spec.decode_variants; the same for
   // all layers. The last is the largest: it has all rows and the whole context.
   std::vector<std::size_t> decode_variants;
-  RowsNet head;  // hidden states [rows, hidden]; one row is among them
+  RowsNet head;  // of the last part only: hidden states [rows, hidden]; one row is among them
 };
 
 // Where tensors are found in a layer's nets.
@@ -61,6 +72,10 @@ constexpr std::size_t decode_v(std::size_t slot) { return 2 + 2 * slot; }
 }  // namespace port
 
 // Throws BmodelError that names the net and what was expected of it.
-ModelNets discover(const std::vector<runtime::Net>& nets);
+ModelNets discover(const std::vector<runtime::Net>& nets, PartRole role = {});
+
+// The whole model's spec, from its parts in order. Throws BmodelError when they are not parts of
+// one model: layers without gaps, lengths and shapes that agree.
+ModelSpec join(const std::vector<const ModelNets*>& parts);
 
 }  // namespace tpuserve::engine

@@ -1,4 +1,4 @@
-// A bmodel resident on a chip, with independent sequences ("slots").
+// A model resident on one chip or on several, with independent sequences ("slots").
 #pragma once
 
 #include <cstddef>
@@ -19,10 +19,10 @@ struct HeadRows {
   std::int32_t* tokens = nullptr;  // one per row
 };
 
-// How an engine is opened. `slots`: at most the rows of the decode nets, when those are compiled
-// for several sequences; else each slot is a context of its own. `deterministic`: every decode step
-// runs the largest shape variant of its nets, so that no bit of a result depends on the other
-// slots.
+// How an engine is opened. `slots`: at most the rows of the decode nets for each chip, when those
+// are compiled for several sequences; else each slot is a context of its own. `deterministic`:
+// every decode step runs the largest shape variant of its nets, so that no bit of a result depends
+// on the other slots.
 struct EngineOptions {
   int slots = 1;
   bool deterministic = false;
@@ -32,7 +32,9 @@ struct EngineOptions {
 // change nothing; DeviceError and LaunchError leave the touched slots with undefined rows.
 class Engine {
  public:
-  Engine(std::shared_ptr<runtime::Library> library, const std::string& path,
+  // `paths`: the bmodels of the model's parts in order, one for each of `chips`. With several,
+  // every chip works on its layers of one group of slots while the others work on other groups.
+  Engine(std::shared_ptr<runtime::Library> library, const std::vector<std::string>& paths,
          const std::vector<int>& chips, const EngineOptions& options);
   ~Engine();
   Engine(const Engine&) = delete;
@@ -46,6 +48,10 @@ class Engine {
   std::size_t kv_row_bytes() const;
 
   std::uint64_t launches() const;
+  // Groups of slots that a decode step runs one behind the other: contexts.
+  int groups() const;
+  // Seconds in which each chip had work, in the order of `chips`.
+  std::vector<double> busy_s() const;
   int length(int slot) const;
 
   // Fills KV rows [position, position + count) of `slot`; rows above are forgotten. With `row`,
