@@ -232,7 +232,8 @@ class SamplingParams:
 @final
 class Sampled:
     @property
-    def token(self) -> int: ...
+    def token(self) -> int:
+        """-1 when the mask leaves no token; nothing was appended then."""
     @property
     def logprob(self) -> float | None:
         """log softmax of the model's logits before penalties, bias and temperature."""
@@ -251,9 +252,15 @@ class Sampler:
     @property
     def generated(self) -> int: ...
 
-def sample(logits: NDArray[np.float32], samplers: Sequence[Sampler]) -> list[Sampled]:
+def sample(
+    logits: NDArray[np.float32],
+    samplers: Sequence[Sampler],
+    masks: Sequence[NDArray[np.uint32] | None] = (),
+) -> list[Sampled]:
     """Draw one token per row of logits [n, vocab] and append it to its sampler.
 
-    A pure function of (row, seed, number of generated tokens): the random number is counter-based
-    (Philox4x32-10, key = seed, counter = generated). Rows are read only. Raises ValueError on a
-    shape mismatch, LaunchError when a row holds NaN (the chip produced garbage)."""
+    masks: for each row the tokens that it may yield, uint32 [(vocab + 31) // 32], token i at bit
+    i % 32 of word i // 32; None for all. Before min_tokens a mask goes before the ban of stop ids.
+    A pure function of (row, mask, seed, number of generated tokens): the random number is
+    counter-based (Philox4x32-10, key = seed, counter = generated). Rows are read only. Raises
+    ValueError on a shape mismatch, LaunchError when a row holds NaN (the chip produced garbage)."""

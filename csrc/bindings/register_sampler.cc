@@ -2,6 +2,7 @@
 #include <pybind11/stl.h>
 
 #include <memory>
+#include <optional>
 
 #include "arrays.h"
 #include "register.h"
@@ -14,6 +15,7 @@ namespace tpuserve::bindings {
 using sampler::Sampled;
 using sampler::Sampler;
 using sampler::SamplingParams;
+using sampler::TokenMask;
 
 namespace {
 
@@ -58,7 +60,29 @@ std::unique_ptr<Sampler> make_sampler(const SamplingParams& params, int vocab_si
                                    static_cast<std::size_t>(prompt.size()));
 }
 
-std::vector<Sampled> sample(const py::array& logits, const std::vector<Sampler*>& samplers) {
+// One for each sampler; an empty list is none for all.
+std::vector<TokenMask> checked_masks(const std::vector<std::optional<py::array>>& masks,
+                                     std::size_t samplers, std::size_t width) {
+  std::vector<TokenMask> result(samplers);
+  if (masks.empty()) return result;
+  if (masks.size() != samplers) {
+    throw py::value_error("masks: expected one for each of " + std::to_string(samplers) +
+                          " samplers, not " + std::to_string(masks.size()));
+  }
+  const std::size_t words = (width + 31) / 32;
+  for (std::size_t i = 0; i < samplers; ++i) {
+    if (!masks[i].has_value()) continue;
+    result[i].words = checked_data<std::uint32_t>(*masks[i], "mask", 1);
+    if (static_cast<std::size_t>(masks[i]->size()) != words) {
+      throw py::value_error("mask: expected " + std::to_string(words) + " words, not " +
+                            std::to_string(masks[i]->size()));
+    }
+  }
+  return result;
+}
+
+std::vector<Sampled> sample(const py::array& logits, const std::vector<Sampler*>& samplers,
+                            const std::vector<std::optional<py::array>>& masks) {
   const auto* rows = checked_data<float>(logits, "logits", 2);
   if (static_cast<std::size_t>(logits.shape(0)) != samplers.size()) {
     throw py::value_error("logits: expected one row for each of " +
@@ -73,13 +97,14 @@ std::vector<Sampled> sample(const py::array& logits, const std::vector<Sampler*>
     }
   }
   const auto width = static_cast<std::size_t>(logits.shape(1));
+  const std::vector<TokenMask> row_masks = checked_masks(masks, samplers.size(), width);
   const py::gil_scoped_release release;
   // All rows are checked before the first sampler moves on.
   for (std::size_t i = 0; i < samplers.size(); ++i) sampler::check_row(rows + i * width, width);
   std::vector<Sampled> result;
   result.reserve(samplers.size());
   for (std::size_t i = 0; i < samplers.size(); ++i) {
-    result.push_back(samplers[i]->draw(rows + i * width));
+    result.push_back(samplers[i]->draw(rows + i * width, row_masks[i]));
   }
   return result;
 }
@@ -107,7 +132,8 @@ void register_sampler(py::module_& module) {
       .def("accept", &Sampler::accept, py::arg("token"))
       .def_property_readonly("generated", &Sampler::generated);
 
-  module.def("sample", &sample, py::arg("logits"), py::arg("samplers"));
+  module.def("sample", &sample, py::arg("logits"), py::arg("samplers"),
+             py::arg("masks") = std::vector<std::optional<py::array>>{});
 }
 
 }  // namespace tpuserve::bindings

@@ -5,6 +5,7 @@
 #include <limits>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "candidates.h"
 #include "softmax.h"
@@ -15,10 +16,27 @@ namespace tpuserve::sampler {
 
 namespace {
 
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
 void require_token(const char* what, std::int32_t token, int vocab_size) {
   if (token >= 0 && token < vocab_size) return;
   throw std::invalid_argument(std::string(what) + " token " + std::to_string(token) +
                               ": expected 0 to " + std::to_string(vocab_size - 1));
+}
+
+bool has_finite(const float* row, std::size_t count) { return std::isfinite(highest(row, count)); }
+
+// Most words of a grammar's mask are all zeros or all ones.
+void apply_mask(const std::uint32_t* words, float* logits, std::size_t count) {
+  constexpr std::size_t kBits = 32;
+  for (std::size_t begin = 0; begin < count; begin += kBits) {
+    const std::uint32_t word = words[begin / kBits];
+    if (word == ~std::uint32_t{0}) continue;
+    const std::size_t length = std::min(kBits, count - begin);
+    for (std::size_t bit = 0; bit < length; ++bit) {
+      if ((word >> bit & 1U) == 0) logits[begin + bit] = -kInfinity;
+    }
+  }
 }
 
 std::int32_t argmax(const float* row, std::size_t count) {
@@ -101,10 +119,9 @@ void Sampler::accept(std::int32_t token) {
   ++generated_;
 }
 
-bool Sampler::changes_logits() const {
-  const bool bans = generated_ < static_cast<std::uint64_t>(params_.min_tokens) &&
-                    !params_.banned_until_min_tokens.empty();
-  return params_.has_penalties() || !params_.logit_bias.empty() || bans;
+bool Sampler::bans() const {
+  return generated_ < static_cast<std::uint64_t>(params_.min_tokens) &&
+         !params_.banned_until_min_tokens.empty();
 }
 
 void Sampler::apply_penalties(float* logits) const {
@@ -119,22 +136,38 @@ void Sampler::apply_penalties(float* logits) const {
   }
 }
 
-Sampled Sampler::draw(const float* row) {
+const float* Sampler::change(const float* row, TokenMask mask) {
+  const bool masked = mask.words != nullptr;
+  if (!params_.has_penalties() && params_.logit_bias.empty() && !bans() && !masked) return row;
   const auto count = static_cast<std::size_t>(vocab_size_);
-  const float* logits = row;
-  if (changes_logits()) {
-    changed_.assign(row, row + count);
-    if (params_.has_penalties()) apply_penalties(changed_.data());
-    for (const auto& [token, bias] : params_.logit_bias) {
-      changed_[static_cast<std::size_t>(token)] += static_cast<float>(bias);
-    }
-    if (generated_ < static_cast<std::uint64_t>(params_.min_tokens)) {
-      for (const std::int32_t token : params_.banned_until_min_tokens) {
-        changed_[static_cast<std::size_t>(token)] = -std::numeric_limits<float>::infinity();
-      }
-    }
-    logits = changed_.data();
-    if (!std::isfinite(highest(logits, count))) throw LaunchError("bans leave no token to draw");
+  changed_.assign(row, row + count);
+  if (params_.has_penalties()) apply_penalties(changed_.data());
+  for (const auto& [token, bias] : params_.logit_bias) {
+    changed_[static_cast<std::size_t>(token)] += static_cast<float>(bias);
+  }
+  if (masked) apply_mask(mask.words, changed_.data(), count);
+  if (!bans()) return !masked || has_finite(changed_.data(), count) ? changed_.data() : nullptr;
+
+  std::vector<float> before;
+  for (const std::int32_t token : params_.banned_until_min_tokens) {
+    before.push_back(std::exchange(changed_[static_cast<std::size_t>(token)], -kInfinity));
+  }
+  if (has_finite(changed_.data(), count)) return changed_.data();
+  if (!masked) throw LaunchError("bans leave no token to draw");
+  // Undone from the back: an id may be listed twice.
+  for (std::size_t i = before.size(); i-- > 0;) {
+    changed_[static_cast<std::size_t>(params_.banned_until_min_tokens[i])] = before[i];
+  }
+  return has_finite(changed_.data(), count) ? changed_.data() : nullptr;
+}
+
+Sampled Sampler::draw(const float* row, TokenMask mask) {
+  const auto count = static_cast<std::size_t>(vocab_size_);
+  const float* logits = change(row, mask);
+  if (logits == nullptr) {
+    Sampled none;
+    none.token = kNoToken;
+    return none;
   }
 
   Sampled sampled;

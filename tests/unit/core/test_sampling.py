@@ -92,3 +92,34 @@ def test_shapes_and_types_that_do_not_fit_are_refused() -> None:
         Sampler(SamplingParams(), 2, np.zeros(1, np.int64))
     with pytest.raises(ValueError, match="prompt token 2: expected 0 to 1"):
         Sampler(SamplingParams(), 2, np.array([2], np.int32))
+
+
+def mask_of(*tokens: int, vocab: int) -> NDArray[np.uint32]:
+    words = np.zeros((vocab + 31) // 32, np.uint32)
+    for token in tokens:
+        words[token // 32] |= np.uint32(1 << token % 32)
+    return words
+
+
+def test_masks_go_with_rows() -> None:
+    logits = np.zeros((3, 40), np.float32)
+    samplers = [Sampler(SamplingParams(temperature=0), 40, NO_PROMPT) for _ in range(3)]
+    masks = [mask_of(39, vocab=40), None, mask_of(vocab=40)]
+    assert [one.token for one in sample(logits, samplers, masks)] == [39, 0, -1]
+    assert [sampler.generated for sampler in samplers] == [1, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("masks", "text"),
+    [
+        ([None, None], "masks: expected one for each of 1 samplers, not 2"),
+        ([mask_of(1, vocab=33)], "mask: expected 1 words, not 2"),
+        ([np.zeros(1, np.int32)], "mask: expected dtype uint32, not int32"),
+    ],
+)
+def test_a_mask_of_another_shape_is_refused(
+    masks: list[NDArray[np.uint32] | None], text: str
+) -> None:
+    sampler = Sampler(SamplingParams(), 32, NO_PROMPT)
+    with pytest.raises(ValueError, match=text):
+        sample(np.zeros((1, 32), np.float32), [sampler], masks)

@@ -5,7 +5,8 @@
 //   2. repetition penalty: l > 0 ? l / r : l * r, for tokens of the window, prompt and completion
 //   3. frequency and presence penalty: l - f * count - p, for completion tokens of the window
 //   4. logit bias: l + b
-//   5. tokens banned while fewer than min_tokens are out: l = -inf
+//   5. tokens banned while fewer than min_tokens are out, and those outside of the row's mask:
+//      l = -inf; where the two leave none, the mask alone counts
 //   6. temperature 0: the highest, lowest id among equals; else l / temperature
 //   7. top-k: the k highest; equals by id, lowest first
 //   8. top-p: of these, the fewest highest whose probabilities sum to at least p
@@ -27,11 +28,19 @@
 
 namespace tpuserve::sampler {
 
+// Which tokens a row may yield: bit i % 32 of word i / 32 stands for token i, as many words as the
+// vocabulary needs. Without words: all.
+struct TokenMask {
+  const std::uint32_t* words = nullptr;
+};
+
 struct Sampled {
-  std::int32_t token = 0;
+  std::int32_t token = 0;  // kNoToken when the mask leaves none
   std::optional<float> logprob;
   std::vector<std::pair<std::int32_t, float>> top;  // best first
 };
+
+inline constexpr std::int32_t kNoToken = -1;
 
 // Throws LaunchError unless the row has a maximum that is finite, and no NaN.
 void check_row(const float* row, std::size_t count);
@@ -47,11 +56,14 @@ class Sampler {
 
   // Appends a completion token. Throws std::invalid_argument outside of the vocabulary.
   void accept(std::int32_t token);
-  // Draws from a checked row of vocab_size logits and appends the token.
-  Sampled draw(const float* row);
+  // Draws from a checked row of vocab_size logits and appends the token. Where the mask leaves no
+  // token with a finite logit, says so and appends nothing.
+  Sampled draw(const float* row, TokenMask mask = {});
 
  private:
-  bool changes_logits() const;
+  bool bans() const;
+  // The row after steps 2 to 5, or the row itself; nullptr when no token is left.
+  const float* change(const float* row, TokenMask mask);
   void apply_penalties(float* logits) const;
 
   SamplingParams params_;
