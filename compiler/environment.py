@@ -3,8 +3,8 @@
 The vendor's compiler is built for CPython 3.10. Modules that it imports at start and that
 converting a
 language model does not need (torch, cv2, …) are small stand-ins of our own in `standins/`; the
-command
-`parallel`, which it calls, is in `standins/bin`.
+command `parallel`, which it calls, is in `standins/bin`. Our own programs that run in there find
+this package by `standins/compiler`.
 """
 
 import hashlib

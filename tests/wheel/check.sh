@@ -29,7 +29,7 @@ PY
 "$work/venv/bin/tpuserve" compile --help >/dev/null
 if command -v python3.10 >/dev/null; then
   # Seven nets of one layer, from nothing but the sizes.
-  "$work/venv/bin/tpuserve" compile "$root/models/demo/config" --seq 64 --chunk 32 --estimate | grep tokens
+  "$work/venv/bin/tpuserve" compile "$root/models/demo/config" --seq 64 --chunk 32 --estimate | grep tok/s
 else
   echo "no python3.10: the compiler of the wheel was not run"
 fi
