@@ -69,6 +69,11 @@ class EngineThread:
         self._undelivered = threading.BoundedSemaphore(_REPORTS_IN_FLIGHT)
         self._thread: threading.Thread | None = None
 
+    @property
+    def longest_step_s(self) -> float:
+        """Since the start, the warm-up included; any thread may ask."""
+        return self._pacer.longest_step_s
+
     async def start(self) -> Engine:
         """Open the engine and warm it up. Raises what that raises, such as EngineStartError."""
         self._loop = asyncio.get_running_loop()

@@ -35,6 +35,8 @@ class Pacer:
         self._chunk = MovingAverage()
         self._decode = MovingAverage()
         self._rows_since_chunk = 0
+        # Of all steps so far; read by other threads.
+        self.longest_step_s = 0.0
 
     def chunk_may_run(self, now_s: float, *, oldest_token_s: float, decoding: int) -> bool:
         """oldest_token_s: when the request that is next to decode got its last token."""
@@ -43,8 +45,10 @@ class Pacer:
 
     def chunk_ran(self, elapsed_s: float) -> None:
         self._chunk.add(elapsed_s)
+        self.longest_step_s = max(self.longest_step_s, elapsed_s)
         self._rows_since_chunk = 0
 
     def decode_ran(self, elapsed_s: float, *, rows: int) -> None:
         self._decode.add(elapsed_s)
+        self.longest_step_s = max(self.longest_step_s, elapsed_s)
         self._rows_since_chunk += rows

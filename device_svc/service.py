@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from device_svc.engine_api import OpenEngine
 from device_svc.engine_thread import EngineThread
 from device_svc.metrics import ChipCollector, LoadCollector, StepMetrics
+from device_svc.prefix_cache import PrefixMode
 from device_svc.request import Report
 from device_svc.scheduler import Policy
 from device_svc.servicer import SERVICE_NAME, DeviceServicer, Identity, Serving
@@ -82,11 +83,13 @@ class DeviceService:
             context_length=engine.shape.context_length,
             max_waiting=config.max_waiting,
             max_unread_events=config.max_unread_events,
+            longest_step_s=lambda: self._thread.longest_step_s,
         )
         sessions = self._sessions
         self._registry.register(LoadCollector(lambda: sessions.load, slots=engine.slots))
         self._registry.register(ChipCollector(engine.chip_reading, config.identity.chips))
-        self._servicer.serve(Serving(engine, sessions, config.max_waiting))
+        reuses = engine.shape.history and config.policy.prefix is not PrefixMode.OFF
+        self._servicer.serve(Serving(engine, sessions, config.max_waiting, reuses))
         await self._server.set_serving(True)
         return port
 

@@ -62,11 +62,18 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """What exists once the engine is open."""
+    """What exists once the engine is open. reuses_prefixes: whether rows of prompts are kept."""
 
     engine: Engine
     sessions: Sessions
     max_waiting: int
+    reuses_prefixes: bool = False
+
+    @property
+    def features(self) -> list[str]:
+        """Of the bmodel and of the service, sorted."""
+        extra = {"prefix-cache"} if self.reuses_prefixes else set[str]()
+        return sorted({*self.engine.shape.features, *extra})
 
 
 class DeviceServicer(device_pb2_grpc.DeviceServicer):
@@ -102,7 +109,7 @@ class DeviceServicer(device_pb2_grpc.DeviceServicer):
             vocab_size=shape.vocab_size,
             slots=engine.slots,
             max_waiting=serving.max_waiting,
-            features=shape.features,
+            features=serving.features,
             chips=identity.chips,
             runtime=device_pb2.RuntimeInfo(
                 kind=identity.runtime_kind, version=engine.runtime_version
@@ -279,4 +286,5 @@ def _load_to_wire(load: Load) -> device_pb2.Load:
         free_slots=load.free_slots,
         kv_tokens=load.kv_tokens,
         kv_capacity_tokens=load.kv_capacity_tokens,
+        longest_step_us=round(load.longest_step_s * 1e6),
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, TypeAlias
@@ -20,6 +21,8 @@ from tpuserve.errors import Overloaded, TpuserveError
 
 # Seconds of steps of a fast chip: a gateway that is late is not lost yet.
 MAX_UNREAD_EVENTS: Final = 16384
+# A session with requests hears of a step that has nothing for it when it heard nothing for so long.
+_SIGN_OF_LIFE_S: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,7 @@ class Load:
     free_slots: int
     kv_tokens: int
     kv_capacity_tokens: int
+    longest_step_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,7 @@ class SessionState:
     def __init__(self, max_unread_events: int) -> None:
         self.keys: dict[str, int] = {}
         self.submits_ended = False
+        self.last_frame_s = 0.0
         # Resolved when the session must end at once, whatever its reader does.
         self.broken: asyncio.Future[TpuserveError] = asyncio.get_running_loop().create_future()
         self._max_unread_events = max_unread_events
@@ -108,8 +113,12 @@ class Sessions:
         context_length: int,
         max_waiting: int,
         max_unread_events: int = MAX_UNREAD_EVENTS,
+        longest_step_s: Callable[[], float] = lambda: 0.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._send = send
+        self._longest_step_s = longest_step_s
+        self._clock = clock
         self._slots = slots
         self._kv_capacity_tokens = slots * context_length
         self._max_waiting = max_waiting
@@ -132,12 +141,14 @@ class Sessions:
             free_slots=self._slots - self._running,
             kv_tokens=self._kv_tokens,
             kv_capacity_tokens=self._kv_capacity_tokens,
+            longest_step_s=self._longest_step_s(),
         )
 
     def open(self) -> SessionState:
         if self._over is not None:
             raise self._over
         session = SessionState(self._max_unread_events)
+        session.last_frame_s = self._clock()
         self._sessions.add(session)
         return session
 
@@ -197,8 +208,13 @@ class Sessions:
                 del session.keys[request_id]
         if not self._live:
             self._idle.set()
-        load = self.load
+        load, now_s = self.load, self._clock()
+        for session in self._sessions:
+            silent_s = now_s - session.last_frame_s
+            if report.kind is not None and session.keys and silent_s >= _SIGN_OF_LIFE_S:
+                frames.setdefault(session, [])
         for session, emissions in frames.items():
+            session.last_frame_s = now_s
             session.put(FrameEvent(report.step, emissions, load, report.engine_s))
             if session.submits_ended and not session.keys:
                 session.end()

@@ -38,7 +38,10 @@ class Gateway:
             failover_wait_s=settings.failover_wait_s,
             on_change=self._changed.set,
         )
-        self.devices = [DeviceSession(a, listener=self.registry) for a in settings.devices]
+        self.devices = [
+            DeviceSession(a, listener=self.registry, stall_timeout_s=settings.stall_timeout_s)
+            for a in settings.devices
+        ]
         self.tokenizers = [TokenizerClient(a, listener=self.registry) for a in settings.tokenizers]
         self.service = GenerationService(
             self.registry, metrics=self.metrics, max_buffered_bytes=settings.max_buffered_bytes

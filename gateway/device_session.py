@@ -12,9 +12,12 @@ import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from gateway.breaker import CircuitBreaker
 from gateway.facts import DeviceFacts, DeviceLoad
 from gateway.peer import CONNECT_TIMEOUT_S, Outbox, cancel_and_wait, stay_connected
+from gateway.prefix_index import ResidentPrefixes
 from gateway.request import FinishReason, Priority
+from gateway.silence import Silence
 from tpuserve import errors
 from tpuserve.rpc.options import channel_options
 from tpuserve.v1 import device_pb2, device_pb2_grpc, generation_pb2
@@ -57,11 +60,16 @@ class DeviceListener(Protocol):
 class DeviceSession:
     """`run` keeps it connected. `refusal` says why a connected device is not used, if so."""
 
-    def __init__(self, address: str, *, listener: DeviceListener) -> None:
+    def __init__(self, address: str, *, listener: DeviceListener, stall_timeout_s: float) -> None:
         self.address = address
         self.facts: DeviceFacts | None = None
         self.load = DeviceLoad()
         self.refusal: str | None = None
+        self.prefixes = ResidentPrefixes(0, 1)
+        self.breaker = CircuitBreaker(time.monotonic)
+        self._silence = Silence(stall_timeout_s, time.monotonic)
+        self._stalled = False
+        self._others = 0
         self._listener = listener
         self._connected = False
         self._serving = False
@@ -75,8 +83,8 @@ class DeviceSession:
 
     @property
     def ready(self) -> bool:
-        """Takes new requests: connected, healthy, and its vocabulary fits."""
-        return self._connected and self._serving and self.refusal is None
+        """Takes new requests: connected, healthy, not stalled, and its vocabulary fits."""
+        return self._connected and self._serving and not self._stalled and self.refusal is None
 
     @property
     def has_room(self) -> bool:
@@ -85,12 +93,13 @@ class DeviceSession:
             and self.facts is not None
             and len(self._live) < self.facts.slots + LOOKAHEAD
             and time.monotonic() >= self._busy_until_s
+            and self.breaker.may_take(len(self._live))
         )
 
     @property
-    def fill(self) -> float:
-        """Share of the slots that this gateway has taken; more than 1 with requests in waiting."""
-        return len(self._live) / self.facts.slots if self.facts else 1.0
+    def requests(self) -> int:
+        """Running and waiting there: this gateway's now, others' as of the last frame."""
+        return len(self._live) + self._others
 
     @property
     def sequences(self) -> Iterable[Sequence]:
@@ -103,6 +112,10 @@ class DeviceSession:
             return self.refusal
         if not self._connected:
             return "not connected"
+        if self._stalled:
+            return f"stalled: silent for more than {self._silence.limit_s:g} s with work to do"
+        if self.breaker.pause_s:
+            return f"left alone after {self.breaker.failures} failures in a row"
         return "ready" if self._serving else "not serving"
 
     async def run(self) -> None:
@@ -119,30 +132,43 @@ class DeviceSession:
             reply = await self._stub.GetLoad(device_pb2.GetLoadRequest(), timeout=_LOAD_TIMEOUT_S)
         except grpc.aio.AioRpcError:
             return
-        self.load = _load(reply)
+        self._learn(_load(reply))
 
     def submit(self, sequence: Sequence) -> None:
         assert self.facts is not None
-        sequence.device = self
-        sequence.bmodel_sha256 = self.facts.bmodel_sha256
+        if not self._live:
+            self._silence.heard()
+        sequence.on_submitted(self, self.facts.bmodel_sha256)
         self._live[sequence.id] = sequence
+        if self.facts.reuses_prefixes:
+            self.prefixes.hold(sequence.id, sequence.chain)
         self._outbox.put(_submit(sequence))
 
     def cancel(self, sequence: Sequence) -> None:
         """Free its slot after the running step; nothing more comes of it."""
         sequence.device = None
-        if self._live.pop(sequence.id, None) is not None:
+        if self._take(sequence.id) is not None:
             self._outbox.put(device_pb2.Cancel(request_id=sequence.id))
+
+    def _take(self, request_id: str) -> Sequence | None:
+        """It is no longer on this device, and may never have been."""
+        sequence = self._live.pop(request_id, None)
+        if sequence is not None:
+            sequence.device = None
+            self.prefixes.release(request_id)
+        return sequence
 
     async def _serve(self, connected: Callable[[], None]) -> str:
         info = await self._stub.GetInfo(
             device_pb2.GetDeviceInfoRequest(), timeout=CONNECT_TIMEOUT_S, wait_for_ready=True
         )
         self.facts = _facts(info)
-        self._other_model = False
+        self.prefixes = ResidentPrefixes(self.facts.slots, self.facts.prefill_chunk_tokens)
+        self._other_model = self._stalled = False
         call = self._stub.Session()
         writer = asyncio.create_task(self._write(call, self._outbox))
         watcher = asyncio.create_task(self._watch())
+        listening = asyncio.create_task(self._watch_silence())
         try:
             self._connected = True
             connected()
@@ -157,7 +183,7 @@ class DeviceSession:
         finally:
             self._connected = self._serving = False
             call.cancel()
-            await cancel_and_wait(writer, watcher)
+            await cancel_and_wait(writer, watcher, listening)
             self._lost()
 
     def _lost(self) -> None:
@@ -165,9 +191,47 @@ class DeviceSession:
         self._live.clear()
         self._outbox = Outbox()
         self.load = DeviceLoad()
+        self._others = 0
         for sequence in orphans:
             sequence.device = None
+        self._failed(orphans)
+
+    def _failed(self, orphans: list[Sequence]) -> None:
+        """These requests were on it and have not ended: one failure, whatever their number."""
+        if any(sequence.seated for sequence in orphans):
+            pause_s = self.breaker.failed()
+            if pause_s:
+                _log.warning(
+                    "device left alone",
+                    extra={
+                        "address": self.address,
+                        "failures": self.breaker.failures,
+                        "pause_s": pause_s,
+                    },
+                )
+                asyncio.get_running_loop().call_later(pause_s, self._listener.device_changed, self)
+        for sequence in orphans:
+            sequence.lost_on.add(self.address)
         self._listener.device_lost(self, orphans)
+
+    async def _watch_silence(self) -> None:
+        """Requests on a device that is silent go elsewhere; it is used again when it speaks."""
+        while True:
+            await asyncio.sleep(self._silence.check_every_s)
+            if self._silence.too_long(busy=bool(self._live) and not self._stalled):
+                self._stalled = True
+                orphans = list(self._live.values())
+                _log.error(
+                    "device stalled",
+                    extra={
+                        "address": self.address,
+                        "silent_s": self._silence.limit_s,
+                        "requests": len(orphans),
+                    },
+                )
+                for sequence in orphans:
+                    self.cancel(sequence)
+                self._failed(orphans)
 
     @staticmethod
     async def _write(
@@ -208,6 +272,11 @@ class DeviceSession:
             self._listener.device_changed(self)
 
     def _on_event(self, event: device_pb2.Event) -> None:
+        self._silence.heard()
+        if self._stalled:
+            self._stalled = False
+            _log.info("device speaks again", extra={"address": self.address})
+            self._listener.device_changed(self)
         kind = event.WhichOneof("event")
         if kind == "frame":
             self._on_frame(event.frame)
@@ -215,6 +284,7 @@ class DeviceSession:
             sequence = self._live.get(event.accepted.request_id)
             if sequence is not None:
                 name = self.facts.name if self.facts else ""
+                self.prefixes.reported(sequence.chain, event.accepted.cached_tokens)
                 sequence.on_accepted(event.accepted.cached_tokens, name)
         elif kind == "rejected":
             self._on_rejected(event.rejected)
@@ -222,20 +292,20 @@ class DeviceSession:
     def _on_frame(self, frame: device_pb2.Frame) -> None:
         """All emissions in one pass without waiting, so that their pieces travel together."""
         now_s = time.monotonic()
-        self.load = _load(frame.load)
         freed = False
+        broken: list[Sequence] = []
         for emission in frame.emissions:
             sequence = self._live.get(emission.request_id)
             if sequence is None:
                 continue  # cancelled while the step ran
             finish = emission.finish
             if finish:
-                del self._live[emission.request_id]
-                sequence.device = None
+                self._take(emission.request_id)
                 freed = True
                 if finish not in _REASONS:
-                    self._on_broken(sequence, finish)
+                    self._on_broken(sequence, finish, broken)
                     continue
+            freed |= self.breaker.served(len(emission.ids), finished=bool(finish))
             logprobs = emission.logprobs
             sequence.on_tokens(
                 list(emission.ids),
@@ -243,10 +313,23 @@ class DeviceSession:
                 _REASONS[finish] if finish else None,
                 now_s,
             )
+        self._learn(_load(frame.load))
+        if broken:
+            self._failed(broken)
         if freed:
             self._listener.device_changed(self)
 
-    def _on_broken(self, sequence: Sequence, finish: generation_pb2.FinishReason.ValueType) -> None:
+    def _learn(self, load: DeviceLoad) -> None:
+        self.load = load
+        self._others = max(0, load.running + load.waiting - len(self._live))
+        self._silence.learn(load.longest_step_s)
+
+    def _on_broken(
+        self,
+        sequence: Sequence,
+        finish: generation_pb2.FinishReason.ValueType,
+        broken: list[Sequence],
+    ) -> None:
         if finish == generation_pb2.FINISH_REASON_DEADLINE:
             sequence.fail(errors.DeadlineExceeded("the deadline passed while generating"))
             return
@@ -258,13 +341,12 @@ class DeviceSession:
                 "finish": generation_pb2.FinishReason.Name(finish),
             },
         )
-        self._listener.device_lost(self, [sequence])
+        broken.append(sequence)
 
     def _on_rejected(self, rejected: device_pb2.Rejected) -> None:
-        sequence = self._live.pop(rejected.request_id, None)
+        sequence = self._take(rejected.request_id)
         if sequence is None:
             return
-        sequence.device = None
         code, detail = rejected.code, rejected.detail
         if code == device_pb2.REJECT_CODE_INVALID:
             sequence.fail(errors.InvalidArgument(detail))
@@ -289,6 +371,8 @@ class DeviceSession:
             # A device whose bmodel was swapped must tell what it is before it gets more.
             self._other_model = code == device_pb2.REJECT_CODE_WRONG_MODEL
             self._connected = self._connected and not self._other_model
+            # Counts against the request, so that it does not go round for ever.
+            sequence.seated = True
             self._listener.device_lost(self, [sequence])
 
 
@@ -332,7 +416,13 @@ def _logprobs(entries: Iterable[generation_pb2.TokenLogprob]) -> list[RawLogprob
 
 
 def _load(load: device_pb2.Load) -> DeviceLoad:
-    return DeviceLoad(load.running, load.waiting, load.kv_tokens, load.kv_capacity_tokens)
+    return DeviceLoad(
+        load.running,
+        load.waiting,
+        load.kv_tokens,
+        load.kv_capacity_tokens,
+        load.longest_step_us / 1e6,
+    )
 
 
 def _facts(info: device_pb2.DeviceInfo) -> DeviceFacts:
@@ -345,4 +435,5 @@ def _facts(info: device_pb2.DeviceInfo) -> DeviceFacts:
         vocab_size=info.vocab_size,
         slots=max(1, info.slots),
         features=frozenset(info.features),
+        prefill_chunk_tokens=max(1, info.prefill_chunk_tokens),
     )

@@ -12,17 +12,16 @@ import asyncio
 import logging
 from typing import Final
 
+from gateway import blame
 from gateway.device_session import DeviceSession
 from gateway.metrics import ModelMetrics
-from gateway.router import choose
+from gateway.router import Router
 from gateway.sequence import Sequence
 from gateway.waiting_queue import WaitingQueue
 from tpuserve.errors import Overloaded, Unavailable
 
 _log = logging.getLogger(__name__)
 
-# A request that was on this many lost devices may well be what kills them.
-MAX_LOSSES: Final = 3
 _RETRY_AFTER_S: Final = 1.0
 
 
@@ -38,6 +37,7 @@ class Dispatcher:
         self._failover_wait_s = failover_wait_s
         self._metrics = metrics
         self._queue = WaitingQueue()
+        self._router = Router()
         self._orphans: dict[str, Sequence] = {}
         self._outage: asyncio.TimerHandle | None = None
 
@@ -90,14 +90,21 @@ class Dispatcher:
         self.pump()
 
     def adopt(self, orphans: list[Sequence]) -> None:
-        """Find another device for what a lost one left."""
+        """Find another device for what a lost one left, but for what may have been its end."""
+        accused = blame.suspect(orphans)
         for sequence in orphans:
             if not sequence.waits_for_device:
                 continue
-            sequence.losses += 1
-            if sequence.losses > MAX_LOSSES:
-                sequence.fail(Unavailable("the request was on too many devices that were lost"))
-                continue
+            if sequence.seated:
+                sequence.losses += 1
+                if blame.given_up(sequence, accused):
+                    sequence.fail(
+                        Unavailable(
+                            f"{sequence.losses} devices were lost or failed while they worked on "
+                            f"the request"
+                        )
+                    )
+                    continue
             self._metrics.failovers["device"] += 1
             self._orphans[sequence.id] = sequence
             sequence.orphan_timer = asyncio.get_running_loop().call_later(
@@ -109,14 +116,14 @@ class Dispatcher:
         """Hand out as much as there is room for."""
         self._watch_outage()
         for sequence in list(self._orphans.values()):
-            device = choose(sequence, self.devices)
+            device = self._router.choose(sequence, self.devices)
             if device is not None:
                 del self._orphans[sequence.id]
                 self._stop_timer(sequence)
                 _log.info("resuming", extra={"request_id": sequence.id, "device": device.address})
                 device.submit(sequence)
         while (head := self._queue.peek()) is not None:
-            device = choose(head, self.devices)
+            device = self._router.choose(head, self.devices)
             if device is None:
                 return
             self._queue.remove(head)

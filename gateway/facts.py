@@ -40,6 +40,12 @@ class DeviceFacts:
     vocab_size: int
     slots: int
     features: frozenset[str]
+    prefill_chunk_tokens: int = 1
+
+    @property
+    def reuses_prefixes(self) -> bool:
+        """Prompts that begin like one that it holds are cheaper there."""
+        return "prefix-cache" in self.features
 
     @property
     def argmax_only(self) -> bool:
@@ -49,9 +55,10 @@ class DeviceFacts:
 
 @dataclass(frozen=True, slots=True)
 class DeviceLoad:
-    """The device's own count, all gateways together."""
+    """The device's own count, all gateways together; its longest step since it was started."""
 
     running: int = 0
     waiting: int = 0
     kv_tokens: int = 0
     kv_capacity_tokens: int = 0
+    longest_step_s: float = 0.0

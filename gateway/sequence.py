@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 from gateway.admission import Plan
 from gateway.metrics import CompletionRecord, ModelMetrics
 from gateway.output import Ended, OutputBuffer
+from gateway.prefix_index import BlockChain
 from gateway.request import Candidate, Delta, Finished, FinishReason, Timings, TokenLogprob, Usage
 from tpuserve.errors import InternalError
 
@@ -94,7 +95,13 @@ class Sequence:
         self.bmodel_sha256 = ""
         self.device: DeviceSession | None = None
         self.tokenizer: TokenizerClient | None = None
+        # Of its device: whether it has a slot there, and how many tokens it came with.
+        self.seated = False
+        self.brought_tokens = 0
+        # Devices that were lost with it in a slot: how often, and which.
         self.losses = 0
+        self.lost_on: set[str] = set()
+        self.chain = BlockChain(plan.prompt_ids)
         self.orphan_timer: asyncio.TimerHandle | None = None
         self.done = False
         self.cached_tokens = 0
@@ -128,12 +135,24 @@ class Sequence:
         return self._accepted_s is not None
 
     @property
+    def moved(self) -> bool:
+        """Whether its device has given it a token."""
+        return len(self.ids) > self.brought_tokens
+
+    @property
     def prompt_tail(self) -> tuple[int, ...]:
         return self.plan.prompt_ids[-_PROMPT_TAIL_TOKENS:]
 
     # From the device
 
+    def on_submitted(self, device: DeviceSession, bmodel_sha256: str) -> None:
+        self.device = device
+        self.bmodel_sha256 = bmodel_sha256
+        self.seated = False
+        self.brought_tokens = len(self.ids)
+
     def on_accepted(self, cached_tokens: int, device_name: str) -> None:
+        self.seated = True
         if self._accepted_s is not None:
             return  # resumed: the client knows that it started
         self._accepted_s = time.monotonic()

@@ -17,6 +17,7 @@ class Settings:
     http_listen: str = "127.0.0.1:8000"
     max_waiting: int = 1024
     failover_wait_s: float = 30.0
+    stall_timeout_s: float = 10.0
     max_buffered_bytes: int = 1 << 20
     max_body_bytes: int = 10_000_000
     drain_grace_s: float = 30.0
@@ -60,6 +61,13 @@ def parse(argv: Sequence[str] | None = None) -> Settings:
         default=defaults.failover_wait_s,
         type=float,
         help="how long a running request waits for a device after its own was lost",
+    )
+    parser.add_argument(
+        "--stall-timeout-s",
+        default=defaults.stall_timeout_s,
+        type=float,
+        help="a device that has work and is silent for so long, or for 8 of its longest steps if "
+        "that is longer, is given up until it speaks again",
     )
     parser.add_argument(
         "--max-buffered-bytes",

@@ -64,10 +64,14 @@ async def test_info_and_load() -> None:
         assert (info.context_length, info.max_prompt_length) == (512, 511)
         assert (info.prefill_chunk_tokens, info.vocab_size) == (64, 1024)
         assert (info.slots, info.max_waiting, list(info.chips)) == (3, 256, [0])
-        assert list(info.features) == ["history", "logits"]
+        assert list(info.features) == ["history", "logits", "prefix-cache"]
         assert (info.runtime.kind, info.runtime.version) == ("custom", "fake")
         load = await stub.GetLoad(device_pb2.GetLoadRequest())
-        assert load == device_pb2.Load(free_slots=3, kv_capacity_tokens=3 * 512)
+        assert load == device_pb2.Load(
+            free_slots=3, kv_capacity_tokens=3 * 512, longest_step_us=load.longest_step_us
+        )
+        # The warm-up's.
+        assert load.longest_step_us > 0
 
 
 async def test_requests_of_two_sessions_get_their_solo_tokens() -> None:
@@ -97,7 +101,9 @@ async def test_a_step_sends_one_frame_with_all_its_tokens() -> None:
         assert took_part == [["a"], ["b"], ["a", "b"], ["a", "b"]]
         first = session.frames[0].step
         assert [frame.step - first for frame in session.frames] == [0, 1, 2, 3]
-        assert session.frames[-1].load == device_pb2.Load(free_slots=2, kv_capacity_tokens=2 * 512)
+        load = session.frames[-1].load
+        assert (load.running, load.waiting, load.free_slots, load.kv_tokens) == (0, 0, 2, 0)
+        assert load.kv_capacity_tokens == 2 * 512
 
 
 async def test_logprobs_come_with_their_ids() -> None:
