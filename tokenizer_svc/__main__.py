@@ -36,7 +36,12 @@ async def serve(options: Settings, stop: asyncio.Event) -> None:
     limits = Limits()
     metrics = Metrics()
     # Nothing else is running yet that loading could keep waiting.
-    loaded = load(model.config, max_characters=limits.text_bytes)
+    loaded = load(
+        model.config,
+        max_characters=limits.text_bytes,
+        tool_parser=options.tool_parser or model.tool_parser,
+        reasoning_parser=options.reasoning_parser or model.reasoning_parser,
+    )
     servicer = TokenizerServicer(loaded, model=model.name, limits=limits, metrics=metrics)
     server = Server([SERVICE])
     tokenizer_pb2_grpc.add_TokenizerServicer_to_server(servicer, server.grpc_server)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
+from tokenizer_svc.answers.formats import AnswerFormats, detect
 from tokenizer_svc.config_files import ConfigFiles
 from tokenizer_svc.control import ControlTexts, Mask
 from tokenizer_svc.conversation import Conversation
@@ -30,7 +31,10 @@ QWEN_V1_TEMPLATE: Final = """\
 
 
 class Chat(Protocol):
-    """A model's way to write a conversation."""
+    """A model's way to write a conversation, and the formats that it answers in."""
+
+    @property
+    def answers(self) -> AnswerFormats: ...
 
     def encode(self, conversation: Conversation) -> list[int]:
         """Raises InvalidArgument or FeatureMissing, saying what the model does not take."""
@@ -40,7 +44,10 @@ class Chat(Protocol):
 class TemplateChat:
     """Renders a template; control tokens come from the template alone (see `control`)."""
 
-    def __init__(self, tokenizer: Tokenizer, template: ChatTemplate) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, template: ChatTemplate, *, answers: AnswerFormats
+    ) -> None:
+        self.answers = answers
         self._tokenizer = tokenizer
         self._template = template
         self._control = ControlTexts(tokenizer.control_ids)
@@ -51,6 +58,7 @@ class TemplateChat:
             [message.for_template(mask) for message in conversation.messages],
             tools=[tool.for_template(mask) for tool in conversation.tools],
             add_generation_prompt=conversation.add_generation_prompt,
+            thinking=conversation.thinking,
         )
         parts = mask.parts(rendered) if mask else [Part(rendered)]
         return self._tokenizer.encode_parts(parts)
@@ -70,4 +78,4 @@ def choose(files: ConfigFiles, tokenizer: Tokenizer, *, max_characters: int) -> 
         return None
     variables = {**files.special, "additional_special_tokens": list(files.additional)}
     template = ChatTemplate(sources, variables=variables, max_characters=max_characters)
-    return TemplateChat(tokenizer, template)
+    return TemplateChat(tokenizer, template, answers=detect(sources.values()))

@@ -19,13 +19,17 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """`role` is "system", "user", "assistant" or "tool"; `content` is all text parts, joined."""
+    """`role` is "system", "user", "assistant" or "tool"; `content` is all text parts, joined.
+
+    `reasoning` is what an assistant thought before its content.
+    """
 
     role: str
     content: str
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
     name: str | None = None
+    reasoning: str = ""
 
     def for_template(self, mask: Mask) -> dict[str, Any]:
         """Absent fields have no key: templates ask `'tool_calls' in message`."""
@@ -46,6 +50,8 @@ class Message:
             fields["tool_call_id"] = mask.text(self.tool_call_id)
         if self.name is not None:
             fields["name"] = mask.text(self.name)
+        if self.reasoning:
+            fields["reasoning_content"] = mask.text(self.reasoning)
         return fields
 
 
@@ -69,11 +75,12 @@ class Tool:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """At least one message."""
+    """At least one message. `thinking` turns it on or off, None leaves it to the template."""
 
     messages: tuple[Message, ...]
     tools: tuple[Tool, ...] = ()
     add_generation_prompt: bool = True
+    thinking: bool | None = None
 
     def text_length(self) -> int:
         """Characters of all messages: a measure of the work of encoding it."""

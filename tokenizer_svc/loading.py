@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from tokenizer_svc import chat, config_files, info
+from tokenizer_svc.answers.formats import REASONING_PARSERS, TOOL_PARSERS, AnswerFormats
 from tokenizer_svc.chat import Chat
 from tokenizer_svc.config_files import ConfigFiles
 from tokenizer_svc.conversation import Conversation, Message
@@ -20,28 +21,41 @@ _WARM_UP_TEXT: Final = "Hello, world! 你好 🙂 1234\n"
 
 @dataclass(frozen=True, slots=True)
 class LoadedTokenizer:
-    """Everything that the service knows about its model; `chat` is None without a chat format."""
+    """Everything that the service knows about its model; `chat` is None without a chat format.
+
+    `answers` are the formats of its answers.
+    """
 
     tokenizer: Tokenizer
     chat: Chat | None
     eos_ids: tuple[int, ...]
     defaults: Defaults
     config_sha256: str
+    answers: AnswerFormats
 
 
-def load(config: Path, *, max_characters: int) -> LoadedTokenizer:
+def load(
+    config: Path,
+    *,
+    max_characters: int,
+    tool_parser: str | None = None,
+    reasoning_parser: str | None = None,
+) -> LoadedTokenizer:
     """Reads, checks and warms up. Raises TokenizerConfigError naming the file that is wrong.
 
-    `max_characters` bounds a rendered conversation.
+    `max_characters` bounds a rendered conversation. The parsers' names replace what the chat
+    template tells about the answers' formats.
     """
     files = config_files.read(config)
     tokenizer = _pick(config, files)
+    conversations = chat.choose(files, tokenizer, max_characters=max_characters)
     loaded = LoadedTokenizer(
         tokenizer=tokenizer,
-        chat=chat.choose(files, tokenizer, max_characters=max_characters),
+        chat=conversations,
         eos_ids=info.eos_ids(files, tokenizer),
         defaults=info.defaults(files),
         config_sha256=config_files.sha256(config),
+        answers=_answers(conversations, tool_parser, reasoning_parser),
     )
     _warm_up(loaded)
     return loaded
@@ -67,6 +81,23 @@ def _pick(config: Path, files: ConfigFiles) -> Tokenizer:
     raise TokenizerConfigError(
         f"{config} holds no tokenizer: none of tokenizer.json, *.tiktoken, vocab.json with"
         " merges.txt, tokenizer.model"
+    )
+
+
+def _answers(
+    conversations: Chat | None, tool_parser: str | None, reasoning_parser: str | None
+) -> AnswerFormats:
+    answers = AnswerFormats() if conversations is None else conversations.answers
+    for key, value, known in (
+        ("tool_parser", tool_parser, TOOL_PARSERS),
+        ("reasoning_parser", reasoning_parser, REASONING_PARSERS),
+    ):
+        if value is not None and value not in known:
+            raise TokenizerConfigError(f"{key} is {value!r}, must be one of {', '.join(known)}")
+    return replace(
+        answers,
+        tools=tool_parser or answers.tools,
+        reasoning=reasoning_parser or answers.reasoning,
     )
 
 

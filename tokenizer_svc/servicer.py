@@ -18,8 +18,8 @@ from tokenizer_svc.servicer_detokenize import answer
 from tokenizer_svc.session import DetokenizeSession
 from tokenizer_svc.settings import Limits
 from tpuserve.errors import FeatureMissing, InvalidArgument, Overloaded
+from tpuserve.v1 import output_pb2, tokenizer_pb2_grpc
 from tpuserve.v1 import tokenizer_pb2 as pb
-from tpuserve.v1 import tokenizer_pb2_grpc
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 _T = TypeVar("_T")
@@ -52,11 +52,14 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServicer):
             kind = request.WhichOneof("input")
             if kind is None:
                 raise InvalidArgument("neither text nor chat is set", field="input")
-            ids = await (self._chat(request) if kind == "chat" else self._text(request))
+            if kind == "chat":
+                ids, output_format = await self._chat(request)
+            else:
+                ids, output_format = await self._text(request), None
             self._metrics.encoded_tokens.inc(len(ids))
             token_bytes = self._loaded.tokenizer.token_bytes
             tokens = [token_bytes(i) for i in ids] if request.want_tokens else None
-            return pb.EncodeReply(ids=ids, tokens=tokens)
+            return pb.EncodeReply(ids=ids, tokens=tokens, output_format=output_format)
 
     async def _text(self, request: pb.EncodeRequest) -> list[int]:
         text = request.text
@@ -65,14 +68,26 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServicer):
         tokenizer = self._loaded.tokenizer
         return await self._run(len(text), lambda: tokenizer.encode(text, add_special_tokens=add))
 
-    async def _chat(self, request: pb.EncodeRequest) -> list[int]:
+    async def _chat(
+        self, request: pb.EncodeRequest
+    ) -> tuple[list[int], output_pb2.OutputFormat | None]:
         chat = self._loaded.chat
         if chat is None:
             raise FeatureMissing("this model has no chat template")
         size_bytes = request.chat.ByteSize()
         servicer_requests.check_text_size(size_bytes, self._limits.text_bytes, "chat")
         conversation = servicer_requests.conversation(request.chat)
-        return await self._run(size_bytes, lambda: chat.encode(conversation))
+        ids = await self._run(size_bytes, lambda: chat.encode(conversation))
+        tokenizer = self._loaded.tokenizer
+        tail = ids[-self._limits.prompt_tail_ids :]
+        output_format = servicer_requests.forced_format(
+            request.chat,
+            conversation,
+            self._loaded.answers,
+            prompt_end=tokenizer.decode(tail, keep_special_tokens=True),
+            control_ids=tokenizer.control_ids,
+        )
+        return ids, output_format
 
     async def Decode(self, request: pb.DecodeRequest, context: _Context) -> pb.DecodeReply:
         with self._metrics.call("Decode"):
@@ -97,7 +112,9 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServicer):
     async def Detokenize(
         self, request_iterator: AsyncIterator[pb.DetokenizeCommand], context: _Context
     ) -> AsyncIterator[pb.DetokenizeEvent]:
-        session = DetokenizeSession(self._loaded.tokenizer, self._limits, self._metrics)
+        session = DetokenizeSession(
+            self._loaded.tokenizer, self._limits, self._metrics, answers=self._loaded.answers
+        )
         with self._metrics.counted("Detokenize") as outcome:
             try:
                 while (command := await self._next(request_iterator, session)) is not None:
@@ -137,6 +154,8 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServicer):
                     repetition_penalty=defaults.repetition_penalty,
                 ),
                 model=self._model,
+                tool_parser=loaded.answers.tools,
+                reasoning_parser=loaded.answers.reasoning,
             )
 
     async def _run(self, size: int, work: Callable[[], _T]) -> _T:

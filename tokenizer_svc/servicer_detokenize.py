@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+from tokenizer_svc.answers import formats
 from tokenizer_svc.metrics import Metrics
-from tokenizer_svc.session import DetokenizeSession, ItemRefused, Opening, Refusal
+from tokenizer_svc.session import DetokenizeSession, ItemRefused, Opening, Refusal, Shown
 from tpuserve.errors import InvalidArgument
 from tpuserve.v1 import tokenizer_pb2 as pb
 
@@ -65,22 +66,50 @@ def _answer_item(session: DetokenizeSession, item: pb.DetokenizeItem) -> pb.Deto
                 prompt_tail=item.open.prompt_tail,
                 keep_special_tokens=item.open.keep_special_tokens,
                 min_tokens=item.open.min_tokens,
+                answer=_answer_opening(item.open),
             ),
         )
     if not item.ids and not item.finish and not item.token_bytes_of:
         return None
     shown = session.push(request_id, item.ids)
-    text = shown.text
-    stop_index = shown.stop_index
-    if item.finish and stop_index is None:
-        last = session.finish(request_id)
-        text += last.text
-        stop_index = last.stop_index
+    if item.finish and not shown.ended:
+        shown = _joined(shown, session.finish(request_id))
     return pb.DetokenizeResult(
         request_id=request_id,
-        text=text,
-        stop_index=stop_index,
+        text=shown.text,
+        stop_index=shown.stop_index,
         consumed=shown.consumed,
-        finished=item.finish or stop_index is not None,
+        finished=item.finish or shown.ended,
         token_bytes=session.token_bytes(item.token_bytes_of) if item.token_bytes_of else None,
+        calls=[
+            pb.CallPiece(
+                index=call.index,
+                name=call.name,
+                arguments_json=call.arguments,
+                complete=call.complete,
+            )
+            for call in shown.calls
+        ]
+        if shown.calls
+        else None,
+        reasoning=shown.reasoning,
+        answered=shown.answered,
+    )
+
+
+def _answer_opening(opening: pb.DetokenizeOpen) -> formats.Opening | None:
+    if not opening.HasField("answer"):
+        return None
+    answer = opening.answer
+    return formats.Opening(tuple(answer.functions), answer.single_call)
+
+
+def _joined(shown: Shown, last: Shown) -> Shown:
+    return Shown(
+        shown.text + last.text,
+        shown.consumed,
+        last.stop_index,
+        shown.reasoning + last.reasoning,
+        shown.calls + last.calls,
+        last.answered,
     )

@@ -6,9 +6,11 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from tokenizer_svc.answers.formats import AnswerFormats
+from tokenizer_svc.answers.grammar import forced_calls
 from tokenizer_svc.conversation import Conversation, Message, Tool, ToolCall
 from tpuserve.errors import FeatureMissing, InvalidArgument
-from tpuserve.v1 import chat_pb2, tokenizer_pb2
+from tpuserve.v1 import chat_pb2, output_pb2, tokenizer_pb2
 
 _ROLES: Final[Mapping[int, str]] = {
     chat_pb2.ROLE_SYSTEM: "system",
@@ -29,7 +31,35 @@ def conversation(chat: tokenizer_pb2.ChatInput) -> Conversation:
         messages=tuple(_message(m, f"messages[{n}]") for n, m in enumerate(chat.messages)),
         tools=tuple(_tool(tool, f"tools[{n}]") for n, tool in enumerate(chat.tools)),
         add_generation_prompt=prompt,
+        thinking=chat.thinking if chat.HasField("thinking") else None,
     )
+
+
+def forced_format(
+    chat: tokenizer_pb2.ChatInput,
+    conversation: Conversation,
+    answers: AnswerFormats,
+    *,
+    prompt_end: str,
+    control_ids: Mapping[str, int],
+) -> output_pb2.OutputFormat | None:
+    """What the answer must look like for `tool_choice`; None when the model may choose.
+
+    Raises InvalidArgument and FeatureMissing as `grammar.forced_calls`.
+    """
+    choice = chat.tool_choice
+    named = choice.WhichOneof("choice") == "function"
+    if not named and choice.mode != chat_pb2.ToolChoice.MODE_REQUIRED:
+        return None
+    grammar = forced_calls(
+        answers,
+        conversation.tools,
+        function=choice.function if named else None,
+        parallel=not chat.HasField("parallel_tool_calls") or chat.parallel_tool_calls,
+        prompt_end=prompt_end,
+        control_ids=control_ids,
+    )
+    return output_pb2.OutputFormat(grammar=grammar)
 
 
 def check_text_size(size_bytes: int, limit_bytes: int, field: str) -> None:
@@ -57,6 +87,11 @@ def _message(message: chat_pb2.Message, field: str) -> Message:
             f"{field}.tool_call_id is only for a tool, not for the {role}",
             field=f"{field}.tool_call_id",
         )
+    if message.reasoning and role != "assistant":
+        raise InvalidArgument(
+            f"{field}.reasoning is only for the assistant, not for the {role}",
+            field=f"{field}.reasoning",
+        )
     if not message.content and not message.tool_calls:
         raise InvalidArgument(f"{field}.content is empty", field=f"{field}.content")
     return Message(
@@ -68,6 +103,7 @@ def _message(message: chat_pb2.Message, field: str) -> Message:
         ),
         tool_call_id=message.tool_call_id if message.HasField("tool_call_id") else None,
         name=message.name if message.HasField("name") else None,
+        reasoning=message.reasoning,
     )
 
 

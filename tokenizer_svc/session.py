@@ -6,6 +6,9 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tokenizer_svc.answers import formats
+from tokenizer_svc.answers.formats import AnswerFormats, AnswerReader
+from tokenizer_svc.answers.pieces import CallPiece
 from tokenizer_svc.detokenizer import Detokenizer, UnknownId
 from tokenizer_svc.metrics import Metrics
 from tokenizer_svc.settings import Limits
@@ -33,24 +36,37 @@ class ItemRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """How a request wants its text."""
+    """How a request wants its text; as an assistant's answer, with `answer`."""
 
     stops: Sequence[str] = ()
     prompt_tail: Sequence[int] = ()
     keep_special_tokens: bool = False
     min_tokens: int = 0
+    answer: formats.Opening | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """`consumed` ids gave `text`; `stop_index` is the stop text that ended the request."""
+    """`consumed` ids gave `text`, `reasoning` and `calls`.
+
+    `stop_index` is the stop text that ended the request; `answered`: its single call did.
+    """
 
     text: str
     consumed: int
     stop_index: int | None = None
+    reasoning: str = ""
+    calls: tuple[CallPiece, ...] = ()
+    answered: bool = False
+
+    @property
+    def ended(self) -> bool:
+        return self.answered or self.stop_index is not None
 
 
 class _Request:
+    """Plain text."""
+
     __slots__ = ("_decoder", "_finder", "_unmatched_tokens")
 
     def __init__(self, decoder: Detokenizer, stops: Sequence[str], min_tokens: int) -> None:
@@ -85,11 +101,66 @@ class _Request:
         return Shown(result.text + self._finder.finish(), 0)
 
 
-class DetokenizeSession:
-    """Not thread-safe; `close` when the stream ends."""
+class _Answer(_Request):
+    """Text in which reasoning and calls are told apart; stop texts are looked for in all of it."""
 
-    def __init__(self, tokenizer: Tokenizer, limits: Limits, metrics: Metrics) -> None:
+    __slots__ = ("_reader",)
+
+    def __init__(
+        self, decoder: Detokenizer, stops: Sequence[str], min_tokens: int, reader: AnswerReader
+    ) -> None:
+        super().__init__(decoder, stops, min_tokens)
+        self._reader = reader
+
+    def push(self, ids: Sequence[int]) -> Shown:
+        reader = self._reader
+        if not reader.single_call and reader.tags.keys().isdisjoint(ids):
+            return self._read(super().push(ids))
+        consumed = 0
+        for token_id in ids:
+            shown = super().push((token_id,))
+            consumed += 1
+            if token_id in reader.tags:
+                # A decoder does not show control tokens.
+                shown = Shown(shown.text + reader.tags[token_id], consumed, shown.stop_index)
+            reader.push(shown.text)
+            if shown.stop_index is not None or reader.answered:
+                return self._read(Shown("", consumed, shown.stop_index))
+        return self._read(Shown("", consumed))
+
+    def finish(self) -> Shown:
+        return self._read(super().finish(), last=True)
+
+    def _read(self, shown: Shown, *, last: bool = False) -> Shown:
+        reader = self._reader
+        reader.push(shown.text)
+        if last or shown.stop_index is not None:
+            reader.finish()
+        piece = reader.take()
+        return Shown(
+            piece.text,
+            shown.consumed,
+            shown.stop_index,
+            piece.reasoning,
+            piece.calls,
+            reader.answered and shown.stop_index is None,
+        )
+
+
+class DetokenizeSession:
+    """Not thread-safe; `close` when the stream ends. `answers` are formats of the model's answers."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        limits: Limits,
+        metrics: Metrics,
+        *,
+        answers: AnswerFormats,
+    ) -> None:
         self._tokenizer = tokenizer
+        self._answers = answers
+        self._tags = answers.tags(tokenizer)
         self._limits = limits
         self._metrics = metrics
         self._requests: dict[str, _Request] = {}
@@ -111,16 +182,13 @@ class DetokenizeSession:
             not named
             or len(sizes_bytes) > limits.stops
             or not all(0 < size <= limits.stop_bytes for size in sizes_bytes)
+            or (opening.answer and len(opening.answer.functions) > limits.functions)
         ):
             raise ItemRefused(Refusal.BAD_OPEN, forgotten=True)
         try:
-            decoder = self._tokenizer.detokenizer(
-                keep_special_tokens=opening.keep_special_tokens,
-                prompt_tail=list(opening.prompt_tail[-limits.prompt_tail_ids :]),
-            )
+            self._requests[request_id] = self._made(opening)
         except UnknownId:
             raise ItemRefused(Refusal.UNKNOWN_ID, forgotten=True) from None
-        self._requests[request_id] = _Request(decoder, opening.stops, opening.min_tokens)
         self._metrics.open_requests.inc()
 
     def push(self, request_id: str, ids: Sequence[int]) -> Shown:
@@ -130,7 +198,7 @@ class DetokenizeSession:
         except UnknownId:
             self.forget(request_id)
             raise ItemRefused(Refusal.UNKNOWN_ID, forgotten=True) from None
-        if shown.stop_index is not None:
+        if shown.ended:
             self.forget(request_id)
         return shown
 
@@ -156,6 +224,22 @@ class DetokenizeSession:
         """Forgets everything."""
         self._metrics.open_requests.dec(len(self._requests))
         self._requests.clear()
+
+    def _made(self, opening: Opening) -> _Request:
+        """Raises UnknownId."""
+        tail = list(opening.prompt_tail[-self._limits.prompt_tail_ids :])
+        keep = opening.keep_special_tokens
+        decoder = self._tokenizer.detokenizer(keep_special_tokens=keep, prompt_tail=tail)
+        if opening.answer is None or self._answers == AnswerFormats():
+            return _Request(decoder, opening.stops, opening.min_tokens)
+        prompt_end = self._tokenizer.decode(tail, keep_special_tokens=True)
+        reader = AnswerReader(
+            self._answers,
+            opening.answer,
+            thinks=formats.prompt_thinks(prompt_end),
+            tags={} if keep else self._tags,
+        )
+        return _Answer(decoder, opening.stops, opening.min_tokens, reader)
 
     def _token_bytes(self, token_id: int) -> bytes:
         try:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tokenizer_svc.answers.formats import REASONING_PARSERS, TOOL_PARSERS
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -27,16 +29,23 @@ class Limits:
     message_ids: int = 1 << 16
     # Prompt ids that are looked at; a character spans at most this many tokens.
     prompt_tail_ids: int = 16
+    # Functions that an answer may call.
+    functions: int = 128
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Addresses are `host:port` or `unix:/path`; metrics are not served without an address."""
+    """Addresses are `host:port` or `unix:/path`; metrics are not served without an address.
+
+    The parsers are None where the model directory decides.
+    """
 
     model: Path
     listen: str
     metrics_listen: str | None
     log_level: str
+    tool_parser: str | None = None
+    reasoning_parser: str | None = None
     grace_s: float = 30.0
 
 
@@ -51,10 +60,22 @@ def parse(argv: Sequence[str] | None) -> Settings:
     parser.add_argument(
         "--log-level", default="info", choices=("debug", "info", "warning", "error")
     )
+    parser.add_argument(
+        "--tool-parser",
+        choices=TOOL_PARSERS,
+        help="format of the model's calls; default: tpuserve.toml, else by the chat template",
+    )
+    parser.add_argument(
+        "--reasoning-parser",
+        choices=REASONING_PARSERS,
+        help="format of the model's reasoning; default as for --tool-parser",
+    )
     arguments = parser.parse_args(argv)
     return Settings(
         model=arguments.model,
         listen=arguments.listen,
         metrics_listen=arguments.metrics_listen,
         log_level=arguments.log_level,
+        tool_parser=arguments.tool_parser,
+        reasoning_parser=arguments.reasoning_parser,
     )

@@ -28,6 +28,8 @@ _log = logging.getLogger(__name__)
 
 _DEFAULT: Final = "default"
 _WITH_TOOLS: Final = "tool_use"
+# What templates call the switch for thinking: Qwen3's name, DeepSeek's and Granite's.
+_THINKING: Final = ("enable_thinking", "thinking")
 
 
 class _Refused(jinja2.TemplateError):
@@ -66,14 +68,14 @@ class ChatTemplate:
         self._variables = dict(variables)
         self._max_characters = max_characters
         self._templates: dict[str, jinja2.Template] = {}
-        self._knows_tools: dict[str, bool] = {}
+        self._free: dict[str, frozenset[str]] = {}
         for name, source in sources.items():
             try:
                 self._templates[name] = environment.from_string(source)
                 free = jinja2.meta.find_undeclared_variables(environment.parse(source))
             except jinja2.TemplateError as error:
                 raise TokenizerConfigError(f"the chat template {name!r}: {error}") from error
-            self._knows_tools[name] = "tools" in free
+            self._free[name] = frozenset(free)
 
     def render(
         self,
@@ -81,17 +83,24 @@ class ChatTemplate:
         *,
         tools: list[dict[str, Any]],
         add_generation_prompt: bool,
+        thinking: bool | None = None,
     ) -> str:
         """The text of a conversation.
 
         Raises InvalidArgument when the template refuses it or the text gets too long, and
-        FeatureMissing when there are tools and the template has no place for them.
+        FeatureMissing when there are tools and the template has no place for them, or a choice
+        about thinking and no switch.
         """
         name = _WITH_TOOLS if tools and _WITH_TOOLS in self._templates else _DEFAULT
-        if tools and not self._knows_tools[name]:
+        free = self._free[name]
+        if tools and "tools" not in free:
             raise FeatureMissing("this model's chat template has no place for tools")
+        if thinking is not None and free.isdisjoint(_THINKING):
+            raise FeatureMissing("this model's chat template has no switch for thinking")
+        switches = {} if thinking is None else dict.fromkeys(_THINKING, thinking)
         pieces = self._templates[name].generate(
             **self._variables,
+            **switches,
             messages=messages,
             tools=tools or None,
             documents=None,

@@ -10,6 +10,8 @@ my-model/
     config = "config"
     slots = 4                  sequences that are resident at once
     sha256 = "…"               of the bmodel; checked before loading
+    tool_parser = "qwen"       format of the model's calls; default: by its chat template
+    reasoning_parser = "think" format of its reasoning; the same
 """
 
 from __future__ import annotations
@@ -25,7 +27,15 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-_KEYS = {"name": str, "bmodel": str, "config": str, "slots": int, "sha256": str}
+_KEYS = {
+    "name": str,
+    "bmodel": str,
+    "config": str,
+    "slots": int,
+    "sha256": str,
+    "tool_parser": str,
+    "reasoning_parser": str,
+}
 
 
 class ModelDirError(ValueError):
@@ -34,7 +44,7 @@ class ModelDirError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class ModelDir:
-    """Paths are absolute. `slots` is None where the file is silent."""
+    """Paths are absolute. What follows them is None where the file is silent."""
 
     path: Path
     name: str
@@ -42,6 +52,8 @@ class ModelDir:
     config: Path
     slots: int | None
     sha256: str | None
+    tool_parser: str | None = None
+    reasoning_parser: str | None = None
 
 
 def load(path: Path | str) -> ModelDir:
@@ -66,6 +78,8 @@ def load(path: Path | str) -> ModelDir:
         config=config,
         slots=slots,
         sha256=table.get("sha256"),
+        tool_parser=table.get("tool_parser"),
+        reasoning_parser=table.get("reasoning_parser"),
     )
 
 

@@ -56,6 +56,11 @@ def detect(templates: Iterable[str]) -> AnswerFormats:
     return AnswerFormats(tools, THINK if reasoning.CLOSE in source else NONE)
 
 
+def prompt_thinks(prompt_end: str) -> bool:
+    """Whether a prompt with this end has opened the reasoning."""
+    return prompt_end.rstrip().endswith(reasoning.OPEN)
+
+
 @dataclass(frozen=True, slots=True)
 class Opening:
     """What a request wants of its answer: calls of these functions, one or several."""

@@ -12,9 +12,11 @@ import json
 from pathlib import Path
 from typing import Final
 
+from tokenizer_svc.answers.formats import CHATGLM3, AnswerFormats
 from tokenizer_svc.config_files import ConfigFiles
 from tokenizer_svc.conversation import Conversation, Message, ToolCall
 from tokenizer_svc.kinds.sentencepiece import Additions, SentencePieceTokenizer, load_processor
+from tpuserve.errors import FeatureMissing
 
 _CONTROL: Final = (
     "[MASK]",
@@ -70,10 +72,14 @@ def is_chatglm3(files: ConfigFiles) -> bool:
 class ChatGlm3Chat:
     """Encodes conversations piece by piece; no text of a message can become a control token."""
 
+    answers: Final = AnswerFormats(tools=CHATGLM3)
+
     def __init__(self, tokenizer: SentencePieceTokenizer) -> None:
         self._tokenizer = tokenizer
 
     def encode(self, conversation: Conversation) -> list[int]:
+        if conversation.thinking is not None:
+            raise FeatureMissing("this model's chat format has no switch for thinking")
         control = self._tokenizer.control_ids
         ids = [control[text] for text in _PREFIX]
         messages = conversation.messages

@@ -42,7 +42,8 @@ def read(
         AnswerFormats(tools, reasoning), Opening(functions, single_call), thinks=thinks, tags={}
     )
     edges = [0, *sorted(cut for cut in cuts if cut <= len(text)), len(text)]
-    shown, thought, calls = "", "", []
+    shown, thought = "", ""
+    calls: list[tuple[str, str, bool]] = []
     for start, end in itertools.pairwise(edges):
         reader.push(text[start:end])
         if end == len(text):

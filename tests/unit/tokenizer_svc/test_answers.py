@@ -187,7 +187,7 @@ def test_arguments_that_go_wrong_late_are_given_as_they_are(
     text: str, arguments: str, complete: bool
 ) -> None:
     """The name is out by then."""
-    for cuts in ([], range(len(text))):
+    for cuts in (range(0), range(len(text))):
         whole = read(text, tools="qwen", cuts=cuts)
         assert whole.calls == [("g", arguments, complete)]
         assert whole.text == ""

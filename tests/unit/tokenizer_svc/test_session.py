@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tokenizer_svc.answers.formats import AnswerFormats
 from tokenizer_svc.loading import LoadedTokenizer
 from tokenizer_svc.metrics import Metrics
 from tokenizer_svc.session import DetokenizeSession, ItemRefused, Opening, Refusal, Shown
@@ -18,7 +19,8 @@ def metrics() -> Metrics:
 @pytest.fixture
 def session(loaded: dict[str, LoadedTokenizer], metrics: Metrics) -> DetokenizeSession:
     limits = Limits(open_requests=2)
-    return DetokenizeSession(loaded["tiktoken"].tokenizer, limits, metrics)
+    tokenizer = loaded["tiktoken"].tokenizer
+    return DetokenizeSession(tokenizer, limits, metrics, answers=AnswerFormats())
 
 
 def ids(text: str) -> list[int]:
