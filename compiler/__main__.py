@@ -52,6 +52,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         help="embedding table as a file beside the bmodel, looked up by the host",
     )
     add("--chip", choices=("bm1684x",), default="bm1684x")
+    add("--images", type=int, default=1, help="how many a sequence can have, for vision models")
     add("--remove-kernel", action="store_true", help="leave the chip's kernel module out (-5.6 MB)")
     add("--name", help="the model's name (default: the output directory's)")
     add("--bmodel-name", help="file name of the bmodel (default: NAME_QUANTIZE.bmodel)")
@@ -81,6 +82,7 @@ def options_of(args: argparse.Namespace) -> Options:
         batch=args.batch,
         lengths_tokens=tuple(args.lengths),
         head=args.head,
+        images=args.images,
         embedding_disk=args.embedding_disk,
     )
 

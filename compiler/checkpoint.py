@@ -24,6 +24,7 @@ _SERVING_FILES = (
     "added_tokens.json",
     "chat_template.jinja",
     "chat_template.json",
+    "preprocessor_config.json",
 )
 
 
@@ -58,6 +59,11 @@ class Checkpoint:
         family = FAMILIES.get(self.config["model_type"])
         return family.driver if family else None
 
+    @property
+    def takes_images(self) -> bool:
+        family = FAMILIES.get(self.config["model_type"])
+        return family is not None and family.images
+
     def check_length(self, seq_tokens: int) -> None:
         """Raises CompileError when the family computes something else at that length."""
         family = FAMILIES.get(self.config["model_type"])
@@ -80,7 +86,10 @@ class Checkpoint:
             config = {key: value for key, value in self.config.items() if key != "dtype"}
             for weights in self.weights:
                 (directory / weights.name).symlink_to(weights.resolve())
-        config["torch_dtype"] = "bfloat16" if quantize.endswith("bf16") else "float16"
+        dtype = "bfloat16" if quantize.endswith("bf16") else "float16"
+        config["torch_dtype"] = dtype
+        if "text_config" in config:
+            config["text_config"] = {**config["text_config"], "torch_dtype": dtype}
         (directory / "config.json").write_text(json.dumps(config), encoding="utf-8")
 
     def serving_files(self) -> list[Path]:

@@ -33,6 +33,7 @@ class Options:
     lengths_tokens: lengths of the decode variants besides seq when batch is above 1; empty for its
         half and quarter.
     head: quantization of lm_head when batch is above 1; empty for that of the activations.
+    images: how many a sequence can have, where the model looks at images.
     embedding_disk: no embedding nets; the table becomes a file that the host looks rows up in.
     """
 
@@ -49,6 +50,7 @@ class Options:
     batch: int = 1
     lengths_tokens: tuple[int, ...] = ()
     head: str = ""
+    images: int = 1
     embedding_disk: bool = False
 
     def check(self) -> None:
@@ -73,6 +75,8 @@ class Options:
             )
         if self.argmax_head and self.sample_head:
             raise CompileError("a sampling net needs logits: it does not go with an argmax head")
+        if self.images < 1:
+            raise CompileError(f"images is {self.images}, must be at least 1")
         self._check_batch()
 
     def _check_batch(self) -> None:
@@ -130,6 +134,7 @@ class Options:
             "history": self.history,
             "dynamic": self.dynamic,
             "argmax": self.argmax_head,
+            "images": self.images,
             "embedding_disk": self.embedding_disk,
             "variants": [[variant.rows, variant.length_tokens] for variant in variants],
         }
@@ -149,6 +154,10 @@ def convert(
     `work`/nets/*/NET.log.
     """
     options.check()
+    if checkpoint.takes_images and (options.argmax_head or options.sample_head):
+        raise CompileError("a model that takes images gets a logits head")
+    if not checkpoint.takes_images and options.images != 1:
+        raise CompileError(f"images is {options.images}, but this model takes none")
     log = work / "compile.log"
     staged, output = work / "checkpoint", work / "nets"
     checkpoint.stage(staged, options.quantize)

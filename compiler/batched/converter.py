@@ -29,6 +29,7 @@ class BatchedConverter(LlmConverter):  # type: ignore[misc]
         self._rows = sorted({1, *(variant.rows for variant in variants)}, reverse=True)
         self._head = head
         super().__init__(args, config, loader)
+        self.embedding_rows = self.vocab_size
         # The base class makes one-row variants of its own from this list while it generates.
         self.decode_chunk_list: list[Variant] = []
 
@@ -36,10 +37,14 @@ class BatchedConverter(LlmConverter):  # type: ignore[misc]
         super().gen_block_mlir(idx)
         for number, variant in enumerate(self._variants):
             module = DecodeNet(self, idx, variant, self._slots).build()
-            self.save_mlir_module(module, _directory(f"block_cache_{idx}", number))
+            self.save_mlir_module(module, self.directory(f"block_cache_{idx}", number))
 
     def gen_embedding_lmhead_mlir(self) -> None:
         super().gen_embedding_lmhead_mlir()
+        self.save_row_nets()
+
+    def save_row_nets(self) -> None:
+        """Embedding and head of decode steps; the embedding's table is saved already."""
         tied = self.tie_word_embeddings
         source = self.model_info.weights[LlmList.EMBEDING if tied else LlmList.LMHEAD] + ".weight"
         transposed = np.ascontiguousarray(self.model.read(source).T)
@@ -47,30 +52,32 @@ class BatchedConverter(LlmConverter):  # type: ignore[misc]
         np.savez(heads.HEAD_WEIGHTS, **weights)
         for number, rows in enumerate(self._rows):
             if not self.embedding_disk:
-                net = heads.embedding_net(self, rows)
-                self.save_mlir_module(net, _directory("embedding_cache", number))
-            self.save_mlir_module(heads.logits_net(self, rows), _directory("lm_head", number))
+                net = heads.embedding_net(self, "embedding_cache", [rows, 1])
+                self.save_mlir_module(net, self.directory("embedding_cache", number))
+            self.save_mlir_module(heads.logits_net(self, rows), self.directory("lm_head", number))
 
     def gen_sample_head_mlir(self, *limits: int) -> None:
         """The greedy head alone: sampling for several rows is the host's."""
         for number, rows in enumerate(self._rows):
-            self.save_mlir_module(heads.greedy_net(self, rows), _directory("greedy_head", number))
+            self.save_mlir_module(
+                heads.greedy_net(self, rows), self.directory("greedy_head", number)
+            )
 
     def compile_common(self, name: str, with_size: bool = False, io_alone: bool = False) -> None:
         variants = len(self._rows) if name == "embedding_cache" else 1
         for number in range(variants):
-            super().compile_common(_directory(name, number), with_size, io_alone)
+            super().compile_common(self.directory(name, number), with_size, io_alone)
 
     def compile_lm_head(self) -> None:
         for number in range(len(self._rows)):
-            name = _directory("lm_head", number)
+            name = self.directory("lm_head", number)
             self.register_bmodel(name)
             arguments = [f"--quantize {self._head}", f"--q_group_size {self.q_group_size}"]
             self.submit_deploy_task(name, [*arguments, "--quant_input"])
 
     def compile_greedy_head(self) -> None:
         for number in range(len(self._rows)):
-            name = _directory("greedy_head", number)
+            name = self.directory("greedy_head", number)
             self.register_bmodel(name)
             self.submit_deploy_task(name, multi_device=False, addr_mode="io_alone")
 
@@ -78,16 +85,24 @@ class BatchedConverter(LlmConverter):  # type: ignore[misc]
         """None: see gen_sample_head_mlir."""
 
     def compile_block_cache(self, layer_id: int) -> None:
-        self._compile_decode(layer_id, 0, [f"--save_io_alone_config {_IO_ADDRESSES}"])
+        self._compile_decode(layer_id, 0, [self.saved_addresses()])
 
     def compile_block_cache_chunk(self, layer_id: int) -> None:
         """The smaller variants, at the addresses that the largest one's compilation wrote down."""
-        addresses = f"--use_io_alone_config ../block_cache_{layer_id}/{_IO_ADDRESSES}"
         for number in range(1, len(self._variants)):
-            self._compile_decode(layer_id, number, [addresses])
+            self._compile_decode(layer_id, number, [self.given_addresses(layer_id)])
+
+    @staticmethod
+    def saved_addresses() -> str:
+        """The option of the largest variant, and of the others of a layer."""
+        return f"--save_io_alone_config {_IO_ADDRESSES}"
+
+    @staticmethod
+    def given_addresses(layer_id: int) -> str:
+        return f"--use_io_alone_config ../block_cache_{layer_id}/{_IO_ADDRESSES}"
 
     def _compile_decode(self, layer: int, number: int, addresses: list[str]) -> None:
-        name = _directory(f"block_cache_{layer}", number)
+        name = self.directory(f"block_cache_{layer}", number)
         self.register_bmodel(name)
         arguments = [f"--quantize {self.quantize}", f"--q_group_size {self.q_group_size}"]
         arguments += ["--quant_input", "--quant_output", *addresses]
@@ -101,6 +116,6 @@ class BatchedConverter(LlmConverter):  # type: ignore[misc]
     def combine(self) -> None:
         """Nothing: the caller combines the nets that it wants."""
 
-
-def _directory(net: str, number: int) -> str:
-    return net if number == 0 else f"{net}_{number}"
+    @staticmethod
+    def directory(net: str, number: int) -> str:
+        return net if number == 0 else f"{net}_{number}"

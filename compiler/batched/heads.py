@@ -16,14 +16,13 @@ HEAD_WEIGHTS = "lm_head_rows_top_weights.npz"
 EMBEDDING_WEIGHTS = "embedding_top_weights.npz"
 
 
-def embedding_net(converter: Any, rows: int) -> Any:
-    """Table lookup for one new token of each row."""
-    name = "embedding_cache"
-    shape = [rows, 1, converter.hidden_size]
-    mlir = _importer(converter, name, [[rows, 1]], [shape], ["INT32"], f"../{EMBEDDING_WEIGHTS}")
+def embedding_net(converter: Any, name: str, tokens: list[int]) -> Any:
+    """Table lookup for ids of the shape `tokens`."""
+    shape = [*tokens, converter.hidden_size]
+    mlir = _importer(converter, name, [tokens], [shape], ["INT32"], f"../{EMBEDDING_WEIGHTS}")
     table_name = converter.model_info.weights[LlmList.EMBEDING] + ".weight"
     ids = mlir.create_input_op(converter.get_loc("input_ids", mlir), 0)
-    table = mlir.create_weight_op(table_name, [converter.vocab_size, converter.hidden_size])
+    table = mlir.create_weight_op(table_name, [converter.embedding_rows, converter.hidden_size])
     out = mlir.get_tensor_type(shape)
     states = top.GatherOp(out, table, ids, axis=0, **_at(converter, mlir, name)).output
     mlir.create_return_op([states])

@@ -17,12 +17,14 @@ class Family:
     """One architecture; all functions take the checkpoint's config and raise CompileError.
 
     architecture: class name in the config's `architectures`, for messages.
-    length_key: config key of the longest sequence that the converted form computes rightly.
+    length_key: config key, dotted where nested, of the longest sequence that the converted form
+        computes rightly.
     check: refuses settings that the form does not cover.
     config: the converter's config.
     tensors: every tensor of the checkpoint, and what is made of it.
     buffers: pattern of tensors that are no weights.
     driver: program that runs the converter in its environment; None for the converter's own.
+    images: the model looks at images.
     """
 
     architecture: str
@@ -32,6 +34,7 @@ class Family:
     tensors: Callable[[Mapping[str, Any]], dict[str, tuple[Rows, ...]]]
     buffers: str
     driver: Path | None = None
+    images: bool = False
 
     def check_length(self, config: Mapping[str, Any], seq_tokens: int) -> None:
         """Raises CompileError when the model is not defined, or is another one, at that length."""
@@ -55,16 +58,23 @@ class Family:
         unknown = {name for name in present - wanted.keys() if not re.search(self.buffers, name)}
         if unknown:
             raise CompileError(f"{self.architecture} has no tensors {_some(unknown)}")
+        unchanged = all(made == (Rows(name),) for name, made in wanted.items())
         for path in weights:
-            tensor_file.rewrite(path, directory / path.name, wanted)
+            if unchanged:
+                (directory / path.name).symlink_to(path.resolve())
+            else:
+                tensor_file.rewrite(path, directory / path.name, wanted)
         return self.config(config)
 
 
 def required(config: Mapping[str, Any], key: str) -> Any:
-    """Raises CompileError when the config lacks the key."""
-    if key not in config:
-        raise CompileError(f"config.json lacks {key!r}")
-    return config[key]
+    """The entry of a key, dotted where nested. Raises CompileError when the config lacks it."""
+    value: Any = config
+    for part in key.split("."):
+        if part not in value:
+            raise CompileError(f"config.json lacks {key!r}")
+        value = value[part]
+    return value
 
 
 def refuse_unless(config: Mapping[str, Any], key: str, wanted: Any) -> None:
