@@ -93,7 +93,7 @@ def compile_model(args: argparse.Namespace) -> None:
     options = options_of(args)
     options.check()
     checkpoint = Checkpoint.open(args.checkpoint)
-    checkpoint.check_length(options.seq_tokens)
+    checkpoint.check(options.seq_tokens, options.quantize)
     environment = default_environment()
     environment.prepare()
     name = args.name or args.output.resolve().name

@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from compiler import weights
 from compiler.errors import CompileError
+from compiler.families import llama
 from compiler.families.registry import FAMILIES
 
 # Converted and compared with a float reference.
-SUPPORTED_TYPES = ("llama", "qwen2", "qwen3", *FAMILIES)
+SUPPORTED_TYPES = (*llama.LLAMA_TYPES, *FAMILIES)
 
 _SERVING_FILES = (
     "config.json",
@@ -48,10 +50,7 @@ class Checkpoint:
         if model_type not in SUPPORTED_TYPES:
             known = ", ".join(SUPPORTED_TYPES)
             raise CompileError(f"model_type {model_type!r} is not supported; supported: {known}")
-        weights = tuple(sorted(path.glob("*.safetensors")))
-        if not weights:
-            raise CompileError(f"{path} holds no *.safetensors file")
-        return cls(path, config, weights)
+        return cls(path, config, weights.find(path))
 
     @property
     def driver(self) -> Path | None:
@@ -64,28 +63,34 @@ class Checkpoint:
         family = FAMILIES.get(self.config["model_type"])
         return family is not None and family.images
 
-    def check_length(self, seq_tokens: int) -> None:
-        """Raises CompileError when the family computes something else at that length."""
+    def check(self, seq_tokens: int, quantize: str) -> None:
+        """Raises CompileError when the compiled form would compute something else, at that length
+        or at all."""
         family = FAMILIES.get(self.config["model_type"])
         if family:
             family.check_length(self.config, seq_tokens)
+        else:
+            llama.check(self.config, seq_tokens, quantize)
 
     def stage(self, directory: Path, quantize: str) -> None:
         """Lay the checkpoint out in `directory` with the dtype that `quantize` computes in.
 
         The converter takes the activation type from the checkpoint's dtype and compares it with
         `quantize` by substring, so that bf16 on a float16 checkpoint passes and gives garbage. It
-        reads
-        all weights as float32, hence naming the wanted dtype here is enough.
+        reads all weights as float32, hence naming the wanted dtype here is enough. Raises
+        CompileError when tensors are missing, of another shape, or unknown to the architecture.
         """
         directory.mkdir(parents=True)
+        files = weights.as_safetensors(self.weights, directory.parent / "weights")
         family = FAMILIES.get(self.config["model_type"])
         if family:
-            config = family.stage(self.config, self.weights, directory)
+            config = family.stage(self.config, files, directory)
         else:
+            who = str(self.config["model_type"])
+            weights.check(files, llama.shapes(self.config), llama.BUFFERS, who)
             config = {key: value for key, value in self.config.items() if key != "dtype"}
-            for weights in self.weights:
-                (directory / weights.name).symlink_to(weights.resolve())
+            for path in files:
+                (directory / path.name).symlink_to(path.resolve())
         dtype = "bfloat16" if quantize.endswith("bf16") else "float16"
         config["torch_dtype"] = dtype
         if "text_config" in config:

@@ -54,10 +54,10 @@ class Family:
         present = {name for path in weights for name in tensor_file.names_in(path)}
         missing = wanted.keys() - present
         if missing:
-            raise CompileError(f"the checkpoint lacks {_some(missing)}")
+            raise CompileError(f"the checkpoint lacks {some(missing)}")
         unknown = {name for name in present - wanted.keys() if not re.search(self.buffers, name)}
         if unknown:
-            raise CompileError(f"{self.architecture} has no tensors {_some(unknown)}")
+            raise CompileError(f"{self.architecture} has no tensors {some(unknown)}")
         unchanged = all(made == (Rows(name),) for name, made in wanted.items())
         for path in weights:
             if unchanged:
@@ -83,6 +83,7 @@ def refuse_unless(config: Mapping[str, Any], key: str, wanted: Any) -> None:
         raise CompileError(f"{key} is {json.dumps(config[key])}, must be {json.dumps(wanted)}")
 
 
-def _some(names: set[str]) -> str:
+def some(names: set[str]) -> str:
+    """The first few of them, for a message."""
     shown = sorted(names)[:3]
     return ", ".join(shown) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

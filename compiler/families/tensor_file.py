@@ -8,11 +8,25 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Final
 
 from compiler.errors import CompileError
 
 _PIECE_BYTES = 1 << 24
+_ITEM_BYTES: Final = {
+    "F64": 8,
+    "F32": 4,
+    "F16": 2,
+    "BF16": 2,
+    "I64": 8,
+    "I32": 4,
+    "I16": 2,
+    "I8": 1,
+    "U8": 1,
+    "BOOL": 1,
+}
+# Types of weights that are converted.
+FLOATS: Final = ("F32", "F16", "BF16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +37,28 @@ class Rows:
     ranges: tuple[range, ...] | None = None
 
 
-def names_in(path: Path) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What a file says of one of its tensors."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def item_bytes(dtype: str) -> int:
+    return _ITEM_BYTES[dtype]
+
+
+def entries_in(path: Path) -> dict[str, Entry]:
     """The tensors of a file. Raises CompileError when it is not a safetensors file."""
     with path.open("rb") as file:
-        return list(_read_header(file.read(8), file, path))
+        header = _read_header(file.read(8), file, path)
+    return {name: Entry(entry["dtype"], tuple(entry["shape"])) for name, entry in header.items()}
+
+
+def names_in(path: Path) -> list[str]:
+    """The names of a file's tensors. Raises CompileError when it is not a safetensors file."""
+    return list(entries_in(path))
 
 
 def rewrite(source: Path, target: Path, wanted: Mapping[str, Sequence[Rows]]) -> None:
@@ -78,16 +110,21 @@ def _write(
             }
             end += count * row_bytes
             pieces += [(data_start + first, row_bytes, rows) for rows in ranges]
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
     with target.open("wb") as out:
-        out.write(len(text).to_bytes(8, "little") + text)
+        write_header(out, header)
         for start, row_bytes, rows in pieces:
             # Neighbouring rows are one copy.
             spans = [rows] if rows.step == 1 else [range(row, row + 1) for row in rows]
             for span in spans:
                 source.seek(start + span.start * row_bytes)
                 _copy(source, out, len(span) * row_bytes)
+
+
+def write_header(out: BinaryIO, header: Mapping[str, Any]) -> None:
+    """The beginning of a file; the tensors' bytes follow at the offsets that it names."""
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    out.write(len(text).to_bytes(8, "little") + text)
 
 
 def _copy(source: BinaryIO, target: BinaryIO, size_bytes: int) -> None:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
 from compiler.__main__ import main, options_of, parse
 from compiler.checkpoint import Checkpoint
 from compiler.convert import Options, _combine_order
 from compiler.errors import CompileError
 from compiler.model_directory import Layout, write_model_directory
+from tests.support import llama_checkpoints
 from tpuserve import model_dir
 
 
@@ -21,11 +20,9 @@ from tpuserve import model_dir
 def checkpoint_dir(tmp_path: Path) -> Path:
     directory = tmp_path / "checkpoint"
     directory.mkdir()
-    config = {"model_type": "qwen2", "torch_dtype": "float32", "vocab_size": 8}
-    (directory / "config.json").write_text(json.dumps(config))
+    llama_checkpoints.qwen2().write(directory)
     (directory / "tokenizer.json").write_text("{}")
     (directory / "notes.txt").write_text("not for serving")
-    save_file({"w": np.zeros(2, np.float32)}, directory / "model.safetensors")
     return directory
 
 
@@ -78,9 +75,9 @@ def test_the_converter_sees_the_dtype_that_it_computes_in(
 ) -> None:
     Checkpoint.open(checkpoint_dir).stage(tmp_path / "staged", quantize)
     staged = json.loads((tmp_path / "staged" / "config.json").read_text())
-    assert staged == {"model_type": "qwen2", "torch_dtype": dtype, "vocab_size": 8}
-    weights = tmp_path / "staged" / "model.safetensors"
-    assert weights.read_bytes() == (checkpoint_dir / "model.safetensors").read_bytes()
+    assert staged == {**llama_checkpoints.qwen2().config, "torch_dtype": dtype}
+    for weights in checkpoint_dir.glob("*.safetensors"):
+        assert (tmp_path / "staged" / weights.name).read_bytes() == weights.read_bytes()
 
 
 def test_variants_follow_the_longest_of_their_net() -> None:
@@ -129,7 +126,7 @@ def test_an_existing_config_directory_is_shared(checkpoint_dir: Path, tmp_path: 
         (None, "does not exist"),
         ("{", "is not JSON"),
         ('{"model_type": "bert"}', "'bert' is not supported"),
-        ('{"model_type": "qwen2"}', r"no \*.safetensors"),
+        ('{"model_type": "qwen2"}', r"neither \*.safetensors nor pytorch_model"),
     ],
 )
 def test_bad_checkpoints_are_named(
