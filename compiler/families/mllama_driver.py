@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 # Run by path, Python looks in this directory first, where modules would shadow others.
-sys.path[0] = str(Path(__file__).resolve().parents[2])
+del sys.path[0]
 
 import numpy as np  # noqa: E402
 import tpu_mlir  # type: ignore[import-not-found] # noqa: E402, F401  (sets the search paths of what follows)
