@@ -16,7 +16,15 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from device_svc.engine_api import ChipReading, ModelShape, Rows, Sampler, Sampling, SavedRows
+from device_svc.engine_api import (
+    ChipReading,
+    ModelShape,
+    Rows,
+    Sampler,
+    Sampling,
+    SavedRows,
+    TokenMask,
+)
 from device_svc.process import Endpoints, run_device
 from device_svc.service import DeviceConfig
 from device_svc.servicer import Identity
@@ -88,7 +96,9 @@ class InstantEngine:
         third = len(prompt_ids) // 3
         return Repeater(tuple(prompt_ids[third : third + max(1, third)].tolist()))
 
-    def sample(self, rows: Rows, samplers: Sequence[Sampler]) -> Sequence[Drawn]:
+    def sample(
+        self, rows: Rows, samplers: Sequence[Sampler], masks: Sequence[TokenMask | None] = ()
+    ) -> Sequence[Drawn]:
         return [each.next() for each in samplers if isinstance(each, Repeater)]
 
     def copy_prefix(self, source: int, target: int, tokens: int) -> None:

@@ -22,6 +22,7 @@ from device_svc.engine_api import (
     Sampler,
     Sampling,
     SavedRows,
+    TokenMask,
 )
 from tpuserve.bmodel import MemoryBudget
 
@@ -122,12 +123,14 @@ class CoreEngine:
             return _ArgmaxSampler()
         return _core.Sampler(_params_of(sampling), self._shape.vocab_size, prompt_ids)
 
-    def sample(self, rows: Rows, samplers: Sequence[Sampler]) -> Sequence[Sampled]:
+    def sample(
+        self, rows: Rows, samplers: Sequence[Sampler], masks: Sequence[TokenMask | None] = ()
+    ) -> Sequence[Sampled]:
         if self._shape.argmax:
             return [_ArgmaxToken(token) for token in rows.tolist()]
         try:
             return _core.sample(
-                cast("NDArray[np.float32]", rows), cast("Sequence[_core.Sampler]", samplers)
+                cast("NDArray[np.float32]", rows), cast("Sequence[_core.Sampler]", samplers), masks
             )
         except _core.CoreError as error:
             raise EngineFailure(str(error)) from error

@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 
 Rows: TypeAlias = NDArray[np.float32] | NDArray[np.int32]
 
+TokenMask: TypeAlias = NDArray[np.uint32]
+"""uint32 [(vocab + 31) // 32]; token i at bit i % 32 of word i // 32."""
+
 
 class EngineStartError(ValueError):
     """The engine cannot be opened; the text is for the operator."""
@@ -152,8 +155,14 @@ class Engine(Protocol):
     def sampler(self, sampling: Sampling, prompt_ids: NDArray[np.int32]) -> Sampler:
         """Raises ValueError naming a value out of range."""
 
-    def sample(self, rows: Rows, samplers: Sequence[Sampler]) -> Sequence[Sampled]:
-        """Draw one token per row and append it to its sampler."""
+    def sample(
+        self, rows: Rows, samplers: Sequence[Sampler], masks: Sequence[TokenMask | None] = ()
+    ) -> Sequence[Sampled]:
+        """Draw one token per row and append it to its sampler.
+
+        masks: what each row may yield, None for all. Where that leaves nothing the token is -1 and
+        nothing is appended. Heads that return tokens take no masks.
+        """
 
     @property
     def kv_row_bytes(self) -> int:

@@ -14,6 +14,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -25,6 +26,7 @@ from device_svc.prefix_cache import PrefixMode
 from device_svc.request import Report, Request
 from device_svc.scheduler import Capacity, Policy, Scheduler
 from device_svc.steps import run_moves, run_step
+from device_svc.token_masks import MASK_THREADS
 
 _log = logging.getLogger(__name__)
 
@@ -68,6 +70,7 @@ class EngineThread:
         self._messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._undelivered = threading.BoundedSemaphore(_REPORTS_IN_FLIGHT)
         self._thread: threading.Thread | None = None
+        self._masks = ThreadPoolExecutor(MASK_THREADS, thread_name_prefix="mask")
 
     @property
     def longest_step_s(self) -> float:
@@ -95,6 +98,7 @@ class EngineThread:
             await asyncio.to_thread(self._thread.join, timeout_s)
             if self._thread.is_alive():
                 _log.error("the engine does not stop", extra={"timeout_s": timeout_s})
+        self._masks.shutdown(wait=False)
 
     def _main(self, opened: asyncio.Future[Engine]) -> None:
         try:
@@ -127,7 +131,7 @@ class EngineThread:
                 run_moves(engine, scheduler.take_moves())
                 if step is None:
                     continue
-                results = run_step(engine, step)
+                results = run_step(engine, step, self._masks)
                 elapsed_s = self._clock() - started_s
                 for result in results:
                     if isinstance(result, ValueError):

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from device_svc.engine_api import Sampled, Sampler
+from device_svc.token_masks import Matcher
 
 
 class RejectReason(enum.Enum):
@@ -51,6 +52,7 @@ class Request:
     deadline_s: on the scheduler's clock, or None. logprobs: whether emissions carry them.
     prefix_key: the rows of requests with one key are kept while there is a choice.
     resume_by_prefill: put resume_ids into the KV by prefill instead of decode steps.
+    matcher: what the completion must look like, at the point behind resume_ids; None for anything.
     """
 
     key: int
@@ -64,6 +66,7 @@ class Request:
     logprobs: bool = False
     prefix_key: str | None = None
     resume_by_prefill: bool = False
+    matcher: Matcher | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +80,15 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Emission:
-    """New tokens of one request; `finish` is set on its last emission."""
+    """New tokens of one request; `finish` is set on its last emission. reason: for the client, when
+    it was the request's fault that it could not go on.
+    """
 
     key: int
     ids: Sequence[int] = ()
     logprobs: Sequence[Sampled] = ()
     finish: Finish | None = None
+    reason: str = ""
 
 
 @dataclass(slots=True)

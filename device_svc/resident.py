@@ -97,6 +97,9 @@ class Resident:
         self.ids.append(token)
         if token in self.request.stop_ids:
             return Finish.STOP
+        matcher = self.request.matcher
+        if matcher is not None and matcher.accept(token):
+            return Finish.STOP
         total = len(self.request.prompt_ids) + len(self.ids)
         if len(self.ids) >= self.request.max_tokens or total >= self._context_length:
             return Finish.LENGTH

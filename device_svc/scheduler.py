@@ -26,6 +26,7 @@ from device_svc.request import Accepted, Emission, Finish, Report, Request
 from device_svc.resident import Resident
 from device_svc.slots import SlotPool
 from device_svc.steps import Copy, DecodeStep, Move, PrefillStep, Restore, Result, Save, Step
+from device_svc.token_masks import Complete, Stuck
 from device_svc.waiting import Waiter, WaitingRoom
 
 
@@ -285,6 +286,12 @@ class Scheduler:
             self._finish(key, Finish.ERROR)
             return
         self._grow(resident, tokens)
+        if isinstance(result, Complete):
+            self._finish(key, Finish.STOP)
+            return
+        if isinstance(result, Stuck):
+            self._finish(key, Finish.ERROR, result.reason)
+            return
         if result is None:
             resident.replay()
             return
@@ -322,10 +329,10 @@ class Scheduler:
             *(waiter.request for waiter in self._waiting),
         ]
 
-    def _finish(self, key: int, finish: Finish) -> None:
+    def _finish(self, key: int, finish: Finish, reason: str = "") -> None:
         """End a request that has no token in this emission."""
         if self._release(key):
-            self._report.emissions.append(Emission(key, finish=finish))
+            self._report.emissions.append(Emission(key, finish=finish, reason=reason))
 
     def _release(self, key: int) -> bool:
         resident = self._decoding.pop(key, None) or self._prefilling.pop(key, None)

@@ -11,6 +11,8 @@ from prometheus_client import CollectorRegistry
 
 from device_svc.engine_api import OpenEngine
 from device_svc.engine_thread import EngineThread
+from device_svc.format_metrics import FormatMetrics
+from device_svc.formats import Formats
 from device_svc.metrics import ChipCollector, LoadCollector, StepMetrics
 from device_svc.prefix_cache import PrefixMode
 from device_svc.request import Report
@@ -62,6 +64,7 @@ class DeviceService:
             failed=self._on_failed,
         )
         self._sessions: Sessions | None = None
+        self._formats: Formats | None = None
         self.failed = asyncio.Event()
 
     async def start(self, address: str) -> int:
@@ -88,8 +91,9 @@ class DeviceService:
         sessions = self._sessions
         self._registry.register(LoadCollector(lambda: sessions.load, slots=engine.slots))
         self._registry.register(ChipCollector(engine.chip_reading, config.identity.chips))
+        self._formats = Formats(engine.shape, FormatMetrics(self._registry))
         reuses = engine.shape.history and config.policy.prefix is not PrefixMode.OFF
-        self._servicer.serve(Serving(engine, sessions, config.max_waiting, reuses))
+        self._servicer.serve(Serving(engine, sessions, self._formats, config.max_waiting, reuses))
         await self._server.set_serving(True)
         return port
 
@@ -115,6 +119,8 @@ class DeviceService:
     async def _stop(self) -> None:
         await self._server.drain(_FLUSH_S)
         await self._thread.stop()
+        if self._formats is not None:
+            self._formats.close()
 
     def _deliver(self, report: Report) -> None:
         assert self._sessions is not None  # reports follow requests

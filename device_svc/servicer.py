@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import grpc.aio
 
 from device_svc import validation
 from device_svc.engine_api import Engine, ModelShape, Sampled, Sampling
+from device_svc.formats import Formats
 from device_svc.request import Finish, Refused, RejectReason, Request
 from device_svc.sessions import (
     AcceptedEvent,
@@ -24,8 +26,11 @@ from device_svc.sessions import (
     Sessions,
     SessionState,
 )
-from tpuserve.errors import Unavailable
+from tpuserve.errors import InvalidArgument, Unavailable
+from tpuserve.output_format import OutputFormat
 from tpuserve.rpc import status
+from tpuserve.rpc.output_format import from_wire as output_format_from_wire
+from tpuserve.rpc.vocabulary import from_wire as vocabulary_from_wire
 from tpuserve.v1 import device_pb2, device_pb2_grpc, generation_pb2
 
 SERVICE_NAME: Final = "tpuserve.v1.Device"
@@ -66,6 +71,7 @@ class Serving:
 
     engine: Engine
     sessions: Sessions
+    formats: Formats
     max_waiting: int
     reuses_prefixes: bool = False
 
@@ -114,12 +120,21 @@ class DeviceServicer(device_pb2_grpc.DeviceServicer):
             runtime=device_pb2.RuntimeInfo(
                 kind=identity.runtime_kind, version=engine.runtime_version
             ),
+            vocabulary_sha256=serving.formats.vocabulary_sha256,
         )
 
     async def GetLoad(
         self, request: device_pb2.GetLoadRequest, context: Context
     ) -> device_pb2.Load:
         return _load_to_wire(self._serving.sessions.load)
+
+    async def PutVocabulary(
+        self, request: device_pb2.PutVocabularyRequest, context: Context
+    ) -> device_pb2.PutVocabularyReply:
+        formats = self._serving.formats
+        vocabulary = await asyncio.to_thread(vocabulary_from_wire, request.vocabulary)
+        await formats.put(vocabulary)
+        return device_pb2.PutVocabularyReply()
 
     async def Session(
         self, request_iterator: AsyncIterator[device_pb2.Command], context: Context
@@ -157,10 +172,20 @@ class DeviceServicer(device_pb2_grpc.DeviceServicer):
             validation.check_request_id(submit.request_id)
             key = serving.sessions.admit(session, submit.request_id)
             request = _request_of(key, submit, serving.engine, received_s)
+            output_format = _output_format_of(submit, serving.formats)
         except Refused as refused:
             session.put(RejectedEvent(submit.request_id, refused.reason, refused.detail))
-        else:
+            return
+        if output_format is None:
             serving.sessions.submit(session, submit.request_id, request)
+            return
+        match = functools.partial(
+            serving.formats.matcher,
+            output_format,
+            stop_ids=request.stop_ids,
+            resume_ids=request.resume_ids,
+        )
+        serving.sessions.submit_when_matched(session, submit.request_id, request, match)
 
 
 async def _abort_when_broken(sessions: Sessions, session: SessionState, context: Context) -> None:
@@ -202,6 +227,17 @@ def _request_of(key: int, submit: device_pb2.Submit, engine: Engine, received_s:
         prefix_key=validation.check_prefix_key(submit.prefix_key),
         resume_by_prefill=submit.resume_by_prefill,
     )
+
+
+def _output_format_of(submit: device_pb2.Submit, formats: Formats) -> OutputFormat | None:
+    if not submit.HasField("output_format"):
+        return None
+    try:
+        output_format = output_format_from_wire(submit.output_format)
+    except InvalidArgument as error:
+        raise Refused(RejectReason.INVALID, error.message) from error
+    formats.check(output_format)
+    return output_format
 
 
 def _priority_of(submit: device_pb2.Submit) -> int:

@@ -10,14 +10,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import logging
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
 from device_svc.engine_thread import Cancel, Message
-from device_svc.request import Accepted, Emission, Refused, RejectReason, Report, Request
+from device_svc.request import (
+    Accepted,
+    Emission,
+    Finish,
+    Refused,
+    RejectReason,
+    Report,
+    Request,
+)
+from device_svc.token_masks import Matcher
 from tpuserve.errors import Overloaded, TpuserveError
+
+_log = logging.getLogger(__name__)
 
 # Seconds of steps of a fast chip: a gateway that is late is not lost yet.
 MAX_UNREAD_EVENTS: Final = 16384
@@ -125,6 +137,8 @@ class Sessions:
         self._max_unread_events = max_unread_events
         self._sessions: set[SessionState] = set()
         self._live: dict[int, tuple[SessionState, str]] = {}
+        # Of those that live, whose matchers are being made.
+        self._preparing: dict[int, asyncio.Task[None]] = {}
         self._keys = itertools.count(1)
         self._running = 0
         self._kv_tokens = 0
@@ -168,29 +182,37 @@ class Sessions:
 
     def submit(self, session: SessionState, request_id: str, request: Request) -> None:
         """Hand over a request that was admitted in this turn of the loop."""
-        self._live[request.key] = (session, request_id)
-        session.keys[request_id] = request.key
-        self._idle.clear()
+        self._enter(session, request_id, request.key)
         self._send(request)
+
+    def submit_when_matched(
+        self,
+        session: SessionState,
+        request_id: str,
+        request: Request,
+        match: Callable[[], Awaitable[Matcher]],
+    ) -> None:
+        """The same, but it is handed over once its matcher is made, which may raise Refused."""
+        self._enter(session, request_id, request.key)
+        self._preparing[request.key] = asyncio.create_task(self._match(request, match))
 
     def cancel(self, session: SessionState, request_id: str) -> None:
         """The end comes as an emission; unknown ids are ignored, since ends and cancels race."""
         key = session.keys.get(request_id)
         if key is not None:
-            self._send(Cancel(key))
+            self._cancel(key)
 
     def end_submits(self, session: SessionState) -> None:
         """The client has half-closed: the session ends after its last request."""
         session.submits_ended = True
-        if not session.keys:
-            session.end()
+        self._end_if_last(session)
 
     def close(self, session: SessionState) -> None:
         """Cancel all that the session owns. Their slots are free after the running step."""
         self._sessions.discard(session)
         session.end()
-        for key in session.keys.values():
-            self._send(Cancel(key))
+        for key in list(session.keys.values()):
+            self._cancel(key)
 
     def deliver(self, report: Report) -> None:
         """Turn a report into events for the sessions that own its requests."""
@@ -202,12 +224,14 @@ class Sessions:
         frames: dict[SessionState, list[tuple[str, Emission]]] = {}
         for emission in report.emissions:
             session, request_id = self._live[emission.key]
+            if emission.reason:
+                session.put(RejectedEvent(request_id, RejectReason.INVALID, emission.reason))
+                self._leave(emission.key)
+                self._end_if_last(session)
+                continue
             frames.setdefault(session, []).append((request_id, emission))
             if emission.finish is not None:
-                del self._live[emission.key]
-                del session.keys[request_id]
-        if not self._live:
-            self._idle.set()
+                self._leave(emission.key)
         load, now_s = self.load, self._clock()
         for session in self._sessions:
             silent_s = now_s - session.last_frame_s
@@ -216,8 +240,56 @@ class Sessions:
         for session, emissions in frames.items():
             session.last_frame_s = now_s
             session.put(FrameEvent(report.step, emissions, load, report.engine_s))
-            if session.submits_ended and not session.keys:
-                session.end()
+            self._end_if_last(session)
+
+    def _enter(self, session: SessionState, request_id: str, key: int) -> None:
+        self._live[key] = (session, request_id)
+        session.keys[request_id] = key
+        self._idle.clear()
+
+    def _leave(self, key: int) -> None:
+        session, request_id = self._live.pop(key)
+        del session.keys[request_id]
+        if not self._live:
+            self._idle.set()
+
+    @staticmethod
+    def _end_if_last(session: SessionState) -> None:
+        if session.submits_ended and not session.keys:
+            session.end()
+
+    async def _match(self, request: Request, match: Callable[[], Awaitable[Matcher]]) -> None:
+        _, request_id = self._live[request.key]
+        try:
+            matched = replace(request, matcher=await match())
+        except Exception as error:
+            reason, detail = RejectReason.INVALID, "output_format could not be compiled"
+            if isinstance(error, Refused):
+                reason, detail = error.reason, error.detail
+            else:
+                _log.exception("compiling failed", extra={"request_id": request_id})
+            self._end_early(request.key, RejectedEvent(request_id, reason, detail))
+            return
+        del self._preparing[request.key]
+        self._send(matched)
+
+    def _cancel(self, key: int) -> None:
+        task = self._preparing.get(key)
+        if task is None:
+            self._send(Cancel(key))
+            return
+        task.cancel()
+        _, request_id = self._live[key]
+        emission = Emission(key, finish=Finish.CANCELLED)
+        self._end_early(key, FrameEvent(0, [(request_id, emission)], self.load, 0.0))
+
+    def _end_early(self, key: int, event: SessionEvent) -> None:
+        """For a request that the engine thread has not seen."""
+        del self._preparing[key]
+        session, _ = self._live[key]
+        self._leave(key)
+        session.put(event)
+        self._end_if_last(session)
 
     def refuse_submits(self) -> None:
         """From now on; what lives goes on."""

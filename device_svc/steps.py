@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from device_svc.engine_api import Engine, Sampled
+from device_svc import token_masks
+from device_svc.engine_api import Engine, Rows, Sampled, TokenMask
 from device_svc.resident import Resident
+from device_svc.token_masks import Complete, NextTokens, Stuck
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +63,9 @@ class DecodeStep:
 
 Step: TypeAlias = PrefillStep | DecodeStep
 
-Result: TypeAlias = Sampled | ValueError | None
-"""Of one resident: the drawn token; None when none was due; the error that hurts it alone."""
+Result: TypeAlias = Sampled | Complete | Stuck | ValueError | None
+"""Of one resident: the drawn token; None when none was due; the end of its output format, or that
+the format leaves no token; the error that hurts it alone."""
 
 
 def run_moves(engine: Engine, moves: Iterable[Move]) -> None:
@@ -80,12 +84,12 @@ def run_moves(engine: Engine, moves: Iterable[Move]) -> None:
             engine.restore(move.slot, saved)
 
 
-def run_step(engine: Engine, step: Step) -> list[Result]:
-    """One result per resident of the step. Raises EngineFailure."""
+def run_step(engine: Engine, step: Step, pool: Executor | None = None) -> list[Result]:
+    """One result per resident of the step. pool: finds masks meanwhile. Raises EngineFailure."""
     if isinstance(step, PrefillStep):
-        return [_prefill(engine, step)]
+        return [_prefill(engine, step, pool)]
     try:
-        return list(_decode(engine, step.residents))
+        return list(_decode(engine, step.residents, pool))
     except ValueError as error:
         if len(step.residents) == 1:
             return [error]
@@ -93,33 +97,64 @@ def run_step(engine: Engine, step: Step) -> list[Result]:
     return [_decode_alone(engine, resident) for resident in step.residents]
 
 
-def _prefill(engine: Engine, step: PrefillStep) -> Result:
+def _prefill(engine: Engine, step: PrefillStep, pool: Executor | None) -> Result:
     resident = step.resident
     due = step.last and not resident.replaying
+    masks = token_masks.start((resident.request.matcher,) if due else (), pool)
     try:
         row = engine.prefill(resident.slot, step.ids, step.position, last=due)
     except ValueError as error:
         return error
-    return None if row is None else engine.sample(row, (resident.request.sampler,))[0]
+    finally:
+        next_tokens = masks()
+    return None if row is None else _draw(engine, row, (resident,), next_tokens)[0]
 
 
 def _decode_alone(engine: Engine, resident: Resident) -> Result:
     try:
-        return _decode(engine, (resident,))[0]
+        return _decode(engine, (resident,), None)[0]
     except ValueError as error:
         return error
 
 
-def _decode(engine: Engine, residents: Sequence[Resident]) -> Sequence[Sampled | None]:
+def _decode(
+    engine: Engine, residents: Sequence[Resident], pool: Executor | None
+) -> Sequence[Result]:
     """Raises ValueError when the engine refuses an argument."""
     ids = np.array([resident.ids[-1] for resident in residents], dtype=np.int32)
-    rows = engine.decode([resident.slot for resident in residents], ids)
     due = [index for index, resident in enumerate(residents) if not resident.replaying]
-    samplers = [residents[index].request.sampler for index in due]
+    masks = token_masks.start([residents[index].request.matcher for index in due], pool)
+    try:
+        rows = engine.decode([resident.slot for resident in residents], ids)
+    finally:
+        next_tokens = masks()
     if len(due) == len(residents):
-        return engine.sample(rows, samplers)
-    drawn: list[Sampled | None] = [None] * len(residents)
+        return _draw(engine, rows, residents, next_tokens)
+    results: list[Result] = [None] * len(residents)
     if due:
-        for index, token in zip(due, engine.sample(rows[due], samplers), strict=True):
-            drawn[index] = token
-    return drawn
+        drawing = [residents[index] for index in due]
+        for index, result in zip(due, _draw(engine, rows[due], drawing, next_tokens), strict=True):
+            results[index] = result
+    return results
+
+
+def _draw(
+    engine: Engine,
+    rows: Rows,
+    residents: Sequence[Resident],
+    next_tokens: Sequence[NextTokens | None],
+) -> Sequence[Result]:
+    """One of next_tokens for each row. Those that have ended draw nothing."""
+    samplers = [resident.request.sampler for resident in residents]
+    if all(allowed is None for allowed in next_tokens):
+        return engine.sample(rows, samplers)
+    results: list[Result] = [
+        allowed if isinstance(allowed, (Complete, Stuck)) else None for allowed in next_tokens
+    ]
+    drawing = [index for index, result in enumerate(results) if result is None]
+    if drawing:
+        masks = [cast("TokenMask | None", next_tokens[index]) for index in drawing]
+        sampled = engine.sample(rows[drawing], [samplers[index] for index in drawing], masks)
+        for index, one in zip(drawing, sampled, strict=True):
+            results[index] = one if one.token >= 0 else Stuck("output_format: no token is left")
+    return results

@@ -17,7 +17,9 @@ from tokenizer_svc.metrics import Metrics
 from tokenizer_svc.servicer_detokenize import answer
 from tokenizer_svc.session import DetokenizeSession
 from tokenizer_svc.settings import Limits
+from tokenizer_svc.vocabulary import vocabulary_of
 from tpuserve.errors import FeatureMissing, InvalidArgument, Overloaded
+from tpuserve.rpc.vocabulary import to_wire
 from tpuserve.v1 import output_pb2, tokenizer_pb2_grpc
 from tpuserve.v1 import tokenizer_pb2 as pb
 
@@ -156,6 +158,16 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServicer):
                 model=self._model,
                 tool_parser=loaded.answers.tools,
                 reasoning_parser=loaded.answers.reasoning,
+            )
+
+    async def GetVocabulary(
+        self, request: pb.GetVocabularyRequest, context: _Context
+    ) -> pb.GetVocabularyReply:
+        with self._metrics.call("GetVocabulary"):
+            loaded = self._loaded
+            return await self._run(
+                loaded.tokenizer.vocab_size,
+                lambda: pb.GetVocabularyReply(vocabulary=to_wire(vocabulary_of(loaded))),
             )
 
     async def _run(self, size: int, work: Callable[[], _T]) -> _T:

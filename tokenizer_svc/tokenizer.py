@@ -48,6 +48,11 @@ class Tokenizer(Protocol):
         ...
 
     @property
+    def joins_bytes(self) -> bool:
+        """Whether the text of a sequence is its tokens' bytes, joined; but for a first space."""
+        ...
+
+    @property
     def control_ids(self) -> Mapping[str, int]:
         """The control tokens that `encode` finds in text, by their text."""
         ...

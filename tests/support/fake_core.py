@@ -30,6 +30,7 @@ from device_svc.engine_api import (
     Sampler,
     Sampling,
     SavedRows,
+    TokenMask,
 )
 
 
@@ -68,10 +69,15 @@ class FakeSampler:
     def accept(self, token: int) -> None:
         self.generated += 1
 
-    def draw(self, row: Sequence[int]) -> FakeSampled:
-        """row: the sum and the bits of a slot."""
+    def draw(self, row: Sequence[int], mask: TokenMask | None = None) -> FakeSampled:
+        """row: the sum and the bits of a slot. With a mask the next id in it, -1 if it is empty."""
+        token = (row[0] + (self.generated + 1) * self._seed) % self._vocab_size
+        if mask is not None:
+            allowed = np.flatnonzero(np.unpackbits(mask.view(np.uint8), bitorder="little"))
+            if not len(allowed):
+                return FakeSampled(-1, None, (), row[1])
+            token = int(allowed[np.searchsorted(allowed, token) % len(allowed)])
         self.generated += 1
-        token = (row[0] + self.generated * self._seed) % self._vocab_size
         if self._best is None:
             return FakeSampled(token, None, (), row[1])
         top = tuple(((token + n) % self._vocab_size, -1.0 - n) for n in range(1, self._best + 1))
@@ -208,12 +214,15 @@ class FakeEngine:
     def sampler(self, sampling: Sampling, prompt_ids: NDArray[np.int32]) -> Sampler:
         return FakeSampler(sampling, self._shape.vocab_size)
 
-    def sample(self, rows: Rows, samplers: Sequence[Sampler]) -> Sequence[Sampled]:
+    def sample(
+        self, rows: Rows, samplers: Sequence[Sampler], masks: Sequence[TokenMask | None] = ()
+    ) -> Sequence[Sampled]:
         self._check_thread()
         drawn = []
-        for row, sampler in zip(rows.tolist(), samplers, strict=True):
+        every = masks or [None] * len(samplers)
+        for row, sampler, mask in zip(rows.tolist(), samplers, every, strict=True):
             assert isinstance(sampler, FakeSampler)
-            drawn.append(sampler.draw(row))
+            drawn.append(sampler.draw(row, mask))
         return drawn
 
     def free(self, slot: int) -> None:

@@ -55,7 +55,7 @@ class HuggingFaceTokenizer:
         eos_id = vocabulary.get(files.special.get("eos_token", ""))
         self.eos_ids = () if eos_id is None else (eos_id,)
         decoder = _decoder(document["decoder"])
-        self._decodes_bytes = decoder.is_table
+        self.joins_bytes = decoder.is_table
         self._strip_first_space = decoder.strip_first_space
         self._table: list[bytes | None] = [None] * self.vocab_size
         for token, token_id in vocabulary.items():
@@ -75,7 +75,7 @@ class HuggingFaceTokenizer:
         return self.encode("".join(part.text for part in parts), add_special_tokens=False)
 
     def decode(self, ids: Sequence[int], *, keep_special_tokens: bool) -> str:
-        if self._decodes_bytes:
+        if self.joins_bytes:
             decoder = self.detokenizer(keep_special_tokens=keep_special_tokens)
             return decoder.push(ids) + decoder.finish()
         for token_id in ids:
@@ -91,7 +91,7 @@ class HuggingFaceTokenizer:
     def detokenizer(
         self, *, keep_special_tokens: bool, prompt_tail: Sequence[int] = ()
     ) -> Detokenizer:
-        if self._decodes_bytes:
+        if self.joins_bytes:
             return ByteDetokenizer(
                 self._table if keep_special_tokens else self._shown_table,
                 strip_first_space=self._strip_first_space,

@@ -42,6 +42,7 @@ class SentencePieceTokenizer:
     """Each text between two added tokens is encoded on its own, with a space in front of it."""
 
     kind: Final = "sentencepiece"
+    joins_bytes: Final = True
 
     def __init__(
         self, processor: sentencepiece.SentencePieceProcessor, additions: Additions

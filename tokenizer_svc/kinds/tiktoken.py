@@ -30,6 +30,7 @@ class TiktokenTokenizer:
     """Byte-level BPE. Texts are NFC-normalized before encoding, as Qwen v1 does."""
 
     kind: Final = "tiktoken"
+    joins_bytes: Final = True
     bos_id: Final = None
 
     def __init__(self, ranks: Mapping[bytes, int]) -> None:

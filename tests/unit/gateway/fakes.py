@@ -23,6 +23,7 @@ from tpuserve.v1 import (
     device_pb2,
     device_pb2_grpc,
     generation_pb2,
+    output_pb2,
     tokenizer_pb2,
     tokenizer_pb2_grpc,
 )
@@ -147,6 +148,19 @@ class FakeTokenizer(Peer, tokenizer_pb2_grpc.TokenizerServicer):
     ) -> tokenizer_pb2.DecodeReply:
         text = bytes(i for i in request.ids if i != EOS).decode(errors="replace")
         return tokenizer_pb2.DecodeReply(text=text)
+
+    async def GetVocabulary(
+        self, request: tokenizer_pb2.GetVocabularyRequest, context: Context
+    ) -> tokenizer_pb2.GetVocabularyReply:
+        """Each byte and the end; the sum is for the test to compare."""
+        vocabulary = output_pb2.Vocabulary(
+            sha256="cd" * 32,
+            token_bytes=bytes(range(256)) + b"<end>",
+            lengths=[*[1] * 256, 5],
+            special_ids=[EOS],
+            eos_ids=[EOS],
+        )
+        return tokenizer_pb2.GetVocabularyReply(vocabulary=vocabulary)
 
     async def Detokenize(
         self,
@@ -278,6 +292,7 @@ class FakeDevice(Peer, device_pb2_grpc.DeviceServicer):
         )
         self.submits: list[device_pb2.Submit] = []
         self.cancels: list[str] = []
+        self.vocabularies: list[output_pb2.Vocabulary] = []
         self.reject: device_pb2.RejectCode.ValueType | None = None
         self.running: dict[str, _Running] = {}
         self.waiting: list[_Running] = []
@@ -303,6 +318,13 @@ class FakeDevice(Peer, device_pb2_grpc.DeviceServicer):
         self, request: device_pb2.GetLoadRequest, context: Context
     ) -> device_pb2.Load:
         return self._load()
+
+    async def PutVocabulary(
+        self, request: device_pb2.PutVocabularyRequest, context: Context
+    ) -> device_pb2.PutVocabularyReply:
+        self.vocabularies.append(request.vocabulary)
+        self.info.vocabulary_sha256 = request.vocabulary.sha256
+        return device_pb2.PutVocabularyReply()
 
     def _load(self) -> device_pb2.Load:
         return device_pb2.Load(

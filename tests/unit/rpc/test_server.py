@@ -40,6 +40,9 @@ class Device(device_pb2_grpc.DeviceServicer):
         await self.release.wait()
         return device_pb2.Load(running=1)
 
+    async def PutVocabulary(self, request: Any, context: Any) -> device_pb2.PutVocabularyReply:
+        return device_pb2.PutVocabularyReply()
+
     async def Session(self, requests: Any, context: Any) -> AsyncIterator[device_pb2.Event]:
         try:
             async for _ in requests:
