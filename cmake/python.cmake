@@ -15,6 +15,7 @@ pybind11_add_module(
   _core
   MODULE
   csrc/bindings/module.cc
+  csrc/bindings/register_encrypted.cc
   csrc/bindings/register_engine.cc
   csrc/bindings/register_errors.cc
   csrc/bindings/register_library.cc

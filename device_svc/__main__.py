@@ -12,6 +12,7 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +23,8 @@ from device_svc.process import Endpoints, run_device
 from device_svc.scheduler import Policy
 from device_svc.service import DeviceConfig
 from device_svc.servicer import Identity
-from tpuserve import bmodel, model_dir, runtime_library
+from tpuserve import bmodel, encryption, model_dir, runtime_library
+from tpuserve.encryption.key import ENVIRONMENT as KEY_ENVIRONMENT
 from tpuserve.rpc import logging
 
 DEFAULT_SLOTS: Final = 4
@@ -84,6 +86,12 @@ def _parser() -> argparse.ArgumentParser:
         help="run every decode step in one shape variant of its nets, the largest: tokens never "
         "depend on load, to the last bit of their logits; costs speed when few requests run",
     )
+    add(
+        "--key-file",
+        type=Path,
+        metavar="FILE",
+        help=f"key of an encrypted bmodel; default: the file that {KEY_ENVIRONMENT} names",
+    )
     add("--metrics-listen", metavar="HOST:PORT", help="serve Prometheus metrics here")
     add("--log-level", default="info", choices=("debug", "info", "warning", "error"))
     return parser
@@ -92,13 +100,12 @@ def _parser() -> argparse.ArgumentParser:
 def _prepare(arguments: argparse.Namespace) -> tuple[DeviceConfig, OpenEngine]:
     """Everything that can be checked without opening a chip. Raises OSError or ValueError."""
     model = model_dir.load(arguments.model)
-    sha256 = model_dir.bmodel_sha256(model)
-    nets = bmodel.read(model.bmodel)
+    content = _read_content(model, arguments.key_file)
     library = runtime_library.find(arguments.runtime)
     os.environ.update(library.environment)
     if library.emulator and arguments.log_level != "debug":
         _mute_stdout()
-    memory = bmodel.memory_budget(nets)
+    memory = bmodel.memory_budget(content.nets)
     batch = memory.context_slots if memory.context_slots > 1 else DEFAULT_SLOTS
     slots = arguments.slots or model.slots or batch
     chips = arguments.devices
@@ -106,7 +113,7 @@ def _prepare(arguments: argparse.Namespace) -> tuple[DeviceConfig, OpenEngine]:
         identity=Identity(
             name=arguments.name or f"{socket.gethostname()}:{','.join(map(str, chips))}",
             model_name=model.name,
-            bmodel_sha256=sha256,
+            bmodel_sha256=content.sha256,
             chips=chips,
             runtime_kind=library.kind,
         ),
@@ -116,7 +123,7 @@ def _prepare(arguments: argparse.Namespace) -> tuple[DeviceConfig, OpenEngine]:
     )
     open_engine = functools.partial(
         CoreEngine,
-        (model.bmodel,),
+        (content.source,),
         library.directory,
         emulator=library.emulator,
         chips=chips,
@@ -124,8 +131,29 @@ def _prepare(arguments: argparse.Namespace) -> tuple[DeviceConfig, OpenEngine]:
         memory=memory,
         vocab_size=_config_vocab_size(model.config),
         deterministic=arguments.deterministic,
+        # That driver's runtime takes weights from the file as they are.
+        decrypt_whole=library.kind == "soc",
     )
     return config, open_engine
+
+
+@dataclass(frozen=True, slots=True)
+class _Content:
+    """source: what the engine loads. sha256: of the plain bmodel."""
+
+    source: Path | encryption.Opened
+    sha256: str
+    nets: bmodel.Bmodel
+
+
+def _read_content(model: model_dir.ModelDir, key_file: Path | None) -> _Content:
+    """Raises OSError or ValueError."""
+    opened = encryption.unlock(model.bmodel, key_file)
+    if opened is None:
+        sha256 = model_dir.bmodel_sha256(model)
+        return _Content(model.bmodel, sha256, bmodel.read(model.bmodel))
+    # What a hash would find, decrypting finds: no need to read the file twice.
+    return _Content(opened, opened.container.public.sha256, encryption.read_bmodel(opened))
 
 
 def _mute_stdout() -> None:

@@ -4,7 +4,7 @@ Every call that reaches a chip releases the GIL. An `Engine` is single-threaded 
 thread at a time, always the same one. All errors derive from `CoreError`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import final
 
 import numpy as np
@@ -40,6 +40,9 @@ class Library:
     @property
     def version(self) -> str:
         """What libbmrt reports of itself; empty when it reports nothing."""
+    @property
+    def decrypts(self) -> bool:
+        """Whether it loads bmodels of which the caller decrypts the weights."""
     def chip_count(self) -> int: ...
     def chip_status(self, chip: int) -> ChipStatus: ...
 
@@ -136,13 +139,34 @@ class ModelSpec:
     def nets(self) -> list[NetSpec]: ...
 
 @final
+class EncryptedBmodel:
+    """An encrypted bmodel whose weights are decrypted while the runtime loads it.
+
+    name: of the file, for error texts. The file at `path` holds a token in the place of each block
+    of weights: 16 bytes `token_prefix` and the block's index, 8 bytes, little endian.
+    `read(block, target)` fills target, a writable buffer of block_bytes[block] bytes, from any
+    thread; what it raises becomes the BmodelError of the load.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        path: str,
+        *,
+        token_prefix: bytes,
+        block_bytes: Sequence[int],
+        read: Callable[[int, memoryview], None],
+    ) -> None: ...
+
+@final
 class Engine:
     """One model resident on one chip group, with `slots` independent sequences.
 
-    bmodels: the model's parts in order, one for each of `chips`. Slots share the weights; each owns
-    its KV memory. `slots` is at most len(chips) * spec.decode_rows when that is above one row.
-    `deterministic` runs every decode step in the largest shape variant, so that no bit
-    of a row depends on what else the step computes or on how long the other slots are.
+    bmodels: the model's parts in order, one for each of `chips`: paths, or encrypted ones. Slots
+    share the weights; each owns its KV memory. `slots` is at most len(chips) * spec.decode_rows
+    when that is above one row. `deterministic` runs every decode step in the largest shape variant,
+    so that no bit of a row depends on what else the step computes or on how long the other slots
+    are.
     Raises BmodelError when the file is not a bmodel or its nets are unknown, DeviceError when a
     chip cannot be opened, ValueError for arguments out of range (the text names value and limit).
     """
@@ -150,7 +174,7 @@ class Engine:
     def __init__(
         self,
         library: Library,
-        bmodels: Sequence[str],
+        bmodels: Sequence[str | EncryptedBmodel],
         *,
         chips: Sequence[int] = (0,),
         slots: int = 1,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from device_svc.engine_api import (
     SavedRows,
     TokenMask,
 )
+from tpuserve import encryption
 from tpuserve.bmodel import MemoryBudget
 
 _INT_MAX: Final = 2**31 - 1
@@ -50,7 +52,7 @@ class CoreEngine:
 
     def __init__(
         self,
-        bmodels: Sequence[Path],
+        bmodels: Sequence[Path | encryption.Opened],
         library: Path,
         *,
         emulator: bool,
@@ -59,10 +61,12 @@ class CoreEngine:
         memory: MemoryBudget,
         vocab_size: int = 0,
         deterministic: bool = False,
+        decrypt_whole: bool = False,
     ) -> None:
-        """`bmodels` are the model's parts, one for each chip. `vocab_size` stands in where the
-        bmodel does not tell its own. `deterministic` keeps every decode step to one shape variant
-        of its nets, so that tokens never depend on load.
+        """`bmodels` are the model's parts, one for each chip; encrypted ones are decrypted block by
+        block on the way to the chip, or with `decrypt_whole` in host memory. `vocab_size` stands
+        in where the bmodel does not tell its own. `deterministic` keeps every decode step to one
+        shape variant of its nets, so that tokens never depend on load.
         """
         try:
             self._library = _core.Library(str(library), emulator=emulator)
@@ -70,14 +74,16 @@ class CoreEngine:
             for chip in chips:
                 status = self._library.chip_status(chip)
                 _check_memory(status, memory, slots, emulator=emulator)
-            self._core = _core.Engine(
-                self._library,
-                [str(path) for path in bmodels],
-                chips=chips,
-                slots=slots,
-                deterministic=deterministic,
-            )
-        except _core.CoreError as error:
+            with contextlib.ExitStack() as stack:
+                whole = decrypt_whole or not self._library.decrypts
+                self._core = _core.Engine(
+                    self._library,
+                    [_source(part, stack, whole=whole) for part in bmodels],
+                    chips=chips,
+                    slots=slots,
+                    deterministic=deterministic,
+                )
+        except (_core.CoreError, encryption.EncryptionError) as error:
             raise EngineStartError(str(error)) from error
         self._shape = _shape_of(self._core.spec, vocab_size)
 
@@ -186,6 +192,24 @@ def probe(
         return core.version, [_reading(core.chip_status(chip)) for chip in wanted]
     except _core.CoreError as error:
         raise EngineStartError(str(error)) from error
+
+
+def _source(
+    bmodel: Path | encryption.Opened, stack: contextlib.ExitStack, *, whole: bool
+) -> str | _core.EncryptedBmodel:
+    """What the extension opens. The plaintext of an encrypted one lives as long as the stack."""
+    if isinstance(bmodel, Path):
+        return str(bmodel)
+    file = stack.enter_context(encryption.runtime_file(bmodel, with_weights=whole))
+    if whole:
+        return file.path
+    return _core.EncryptedBmodel(
+        str(bmodel.container.path),
+        file.path,
+        token_prefix=file.token_prefix,
+        block_bytes=file.block_bytes,
+        read=file.read,
+    )
 
 
 def _reading(status: _core.ChipStatus) -> ChipReading:

@@ -6,6 +6,7 @@ PYBIND11_MODULE(_core, module) {
   tpuserve::bindings::register_errors(module);
   tpuserve::bindings::register_library(module);
   tpuserve::bindings::register_specs(module);
+  tpuserve::bindings::register_encrypted(module);
   tpuserve::bindings::register_engine(module);
   tpuserve::bindings::register_sampler(module);
 }

@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "arrays.h"
+#include "encrypted.h"
 #include "register.h"
 #include "tpuserve/engine/engine.h"
 
@@ -54,11 +55,12 @@ HeadArray allocate(const ModelSpec& spec, std::size_t rows, bool single) {
   return {logits, {logits.mutable_data(), nullptr}};
 }
 
-EngineHolder open(std::shared_ptr<Library> library, const std::vector<std::string>& bmodels,
+EngineHolder open(std::shared_ptr<Library> library, const std::vector<BmodelArgument>& bmodels,
                   const std::vector<int>& chips, int slots, bool deterministic) {
+  const std::vector<runtime::BmodelSource> sources = sources_of(bmodels);
   const py::gil_scoped_release release;
   const engine::EngineOptions options{slots, deterministic};
-  return EngineHolder(new Engine(std::move(library), bmodels, chips, options));
+  return EngineHolder(new Engine(std::move(library), sources, chips, options));
 }
 
 std::optional<py::array> prefill(Engine& engine, int slot, const py::array& ids, int position,

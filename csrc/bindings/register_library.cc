@@ -27,6 +27,7 @@ void register_library(py::module_& module) {
       .def_property_readonly("directory", &Library::directory)
       .def_property_readonly("emulator", &Library::emulator)
       .def_property_readonly("version", &Library::version)
+      .def_property_readonly("decrypts", &Library::decrypts)
       .def("chip_count", &Library::chip_count, NoGil())
       .def("chip_status", &Library::chip_status, py::arg("chip"), NoGil());
 }

@@ -24,7 +24,7 @@ constexpr const char* kArgmaxModel = "tests/fixtures/models/argmax/demo_f16_argm
 class EngineTest : public EmulatorTest {
  protected:
   std::unique_ptr<Engine> open(const char* model, int slots, bool deterministic = false) {
-    return std::make_unique<Engine>(library_, std::vector<std::string>{bmodel(model)},
+    return std::make_unique<Engine>(library_, std::vector<runtime::BmodelSource>{bmodel(model)},
                                     std::vector<int>{0}, EngineOptions{slots, deterministic});
   }
 };
@@ -223,7 +223,7 @@ TEST_F(EngineTest, TheContextEndsAtItsLastRow) {
 }
 
 TEST_F(EngineTest, EachPartHasOneChip) {
-  const std::vector<std::string> part = {bmodel(kStaticModel)};
+  const std::vector<runtime::BmodelSource> part = {bmodel(kStaticModel)};
   EXPECT_PRED2(contains, refusal_of([&] { Engine(library_, part, {0, 1}, {}); }),
                "2 chips given: a model of 1 part runs on exactly as many chips");
   EXPECT_PRED2(contains, refusal_of([&] { Engine(library_, part, {}, {}); }), "0 chips given");

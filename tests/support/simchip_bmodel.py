@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from tests.support.flatbuffer_writer import U32, U64, Bytes, Table, U64s, build
+from tpuserve.bmodel.flatbuffer_writer import U32, U64, Bytes, Table, U64s, build
 
 if sys.version_info >= (3, 11):
     import tomllib

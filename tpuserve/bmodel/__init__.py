@@ -3,7 +3,7 @@
 from tpuserve.bmodel.language import LanguageModel, describe
 from tpuserve.bmodel.memory import MemoryBudget, memory_budget
 from tpuserve.bmodel.model import Bmodel, Net, Tensor, Variant, Weights
-from tpuserve.bmodel.reader import BmodelFileError, read
+from tpuserve.bmodel.reader import BmodelFileError, parse, read
 
 __all__ = [
     "Bmodel",
@@ -16,5 +16,6 @@ __all__ = [
     "Weights",
     "describe",
     "memory_budget",
+    "parse",
     "read",
 ]

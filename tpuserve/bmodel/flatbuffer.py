@@ -66,6 +66,11 @@ class Table:
         self._vtable = position - buffer.number("<i", position)
         self._vtable_bytes = buffer.number("<H", self._vtable)
 
+    @property
+    def position(self) -> int:
+        """Where the table stands; tells tables apart that several offsets lead to."""
+        return self._position
+
     def i32(self, field: int, default: int = 0) -> int:
         return self._scalar("<i", field, default)
 
@@ -99,6 +104,10 @@ class Table:
     def tables(self, field: int) -> Iterator[Table]:
         for element in self._elements(field, 4):
             yield Table(self._buffer, element + self._buffer.number("<I", element))
+
+    def reference(self, field: int) -> int | None:
+        """Where the offset stands that leads to a table, string or vector."""
+        return self._field(field)
 
     def u64s(self, field: int) -> tuple[int, ...]:
         return tuple(self._buffer.number("<Q", element) for element in self._elements(field, 8))

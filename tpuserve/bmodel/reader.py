@@ -34,6 +34,21 @@ def read(path: Path | str) -> Bmodel:
             description = file.read(description_bytes)
     except OSError as error:
         raise BmodelFileError(f"{path}: {error.strerror}") from error
+    return _parse(path, description, file_bytes, binary_bytes)
+
+
+def parse(name: Path, beginning: bytes, file_bytes: int) -> Bmodel:
+    """`read` for a file of which only the beginning is at hand: header and description.
+
+    name: for error texts. Raises BmodelFileError.
+    """
+    description_bytes, binary_bytes = _check_header(name, beginning[: _HEADER.size], file_bytes)
+    description = beginning[_HEADER.size : _HEADER.size + description_bytes]
+    return _parse(name, description, file_bytes, binary_bytes)
+
+
+def _parse(path: Path, description: bytes, file_bytes: int, binary_bytes: int) -> Bmodel:
+    description_bytes = len(description)
     try:
         root = Buffer(description).root()
         bmodel = _bmodel(root, file_bytes, binary_bytes)

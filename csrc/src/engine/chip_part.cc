@@ -32,9 +32,9 @@ const std::vector<std::uint8_t>* pointer(const std::optional<std::vector<std::ui
 
 }  // namespace
 
-ChipPart::ChipPart(const runtime::Library& library, int chip, std::string path, PartRole role,
-                   bool deterministic)
-    : path_(std::move(path)),
+ChipPart::ChipPart(const runtime::Library& library, int chip, runtime::BmodelSource source,
+                   PartRole role, bool deterministic)
+    : source_(std::move(source)),
       role_(role),
       deterministic_(deterministic),
       chip_(runtime::Chip::open(library, chip)) {
@@ -45,7 +45,7 @@ ChipPart::ChipPart(const runtime::Library& library, int chip, std::string path, 
 
 void ChipPart::add_contexts(std::size_t count) {
   while (contexts_.size() < count) {
-    contexts_.push_back(std::make_unique<Context>(*chip_, path_, role_, deterministic_));
+    contexts_.push_back(std::make_unique<Context>(*chip_, source_, role_, deterministic_));
   }
 }
 

@@ -38,12 +38,12 @@ struct Neighbours {
 // All calls come from one thread, the constructor's and the destructor's sync() included.
 class ChipPart {
  public:
-  ChipPart(const runtime::Library& library, int chip, std::string path, PartRole role,
+  ChipPart(const runtime::Library& library, int chip, runtime::BmodelSource source, PartRole role,
            bool deterministic);
   ChipPart(const ChipPart&) = delete;
   ChipPart& operator=(const ChipPart&) = delete;
 
-  const std::string& path() const { return path_; }
+  const std::string& name() const { return source_.name; }
   const ModelNets& nets() const { return contexts_.front()->nets; }
   const std::vector<runtime::Net>& all_nets() const { return contexts_.front()->bmodel.nets(); }
   std::size_t row_bytes() const { return contexts_.front()->slots.front().row_bytes(); }
@@ -75,7 +75,7 @@ class ChipPart {
   std::size_t layers_before(int rows) const;
   std::vector<std::uint8_t> download(runtime::MemoryRef states, std::size_t bytes);
 
-  std::string path_;
+  runtime::BmodelSource source_;
   PartRole role_;
   bool deterministic_;
   std::unique_ptr<runtime::Chip> chip_;  // goes last

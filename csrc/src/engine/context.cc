@@ -37,9 +37,10 @@ std::vector<KvRows> make_slots(runtime::Chip& chip, const ModelNets& nets) {
 
 }  // namespace
 
-Context::Context(runtime::Chip& chip, const std::string& path, PartRole role, bool deterministic)
-    : bmodel(chip, path),
-      nets(discover_in(bmodel, path, role)),
+Context::Context(runtime::Chip& chip, const runtime::BmodelSource& source, PartRole role,
+                 bool deterministic)
+    : bmodel(chip, source),
+      nets(discover_in(bmodel, source.name, role)),
       slots(make_slots(chip, nets)),
       decode(chip, bmodel, nets, deterministic) {
   if (role.last) head.emplace(chip, bmodel, nets);

@@ -17,7 +17,8 @@ namespace tpuserve::engine {
 class Context {
  public:
   // `deterministic`: see Engine.
-  Context(runtime::Chip& chip, const std::string& path, PartRole role, bool deterministic);
+  Context(runtime::Chip& chip, const runtime::BmodelSource& source, PartRole role,
+          bool deterministic);
 
   Context(const Context&) = delete;
   Context& operator=(const Context&) = delete;

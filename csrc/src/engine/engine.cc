@@ -78,9 +78,9 @@ std::string counted(std::size_t count, const char* what) {
   return std::to_string(count) + " " + what + (count == 1 ? "" : "s");
 }
 
-void check_chips(const std::vector<std::string>& paths, const std::vector<int>& chips) {
-  if (paths.empty() || paths.size() != chips.size()) {
-    refuse(counted(chips.size(), "chip") + " given: a model of " + counted(paths.size(), "part") +
+void check_chips(const std::vector<runtime::BmodelSource>& bmodels, const std::vector<int>& chips) {
+  if (bmodels.empty() || bmodels.size() != chips.size()) {
+    refuse(counted(chips.size(), "chip") + " given: a model of " + counted(bmodels.size(), "part") +
            " runs on exactly as many chips");
   }
   for (auto chip = chips.begin(); chip != chips.end(); ++chip) {
@@ -98,23 +98,24 @@ std::size_t contexts_for(int slots, const ModelSpec& spec, const ChipPart& part,
   if (rows == 1) return static_cast<std::size_t>(slots);
   const auto contexts = static_cast<std::size_t>((slots + rows - 1) / rows);
   if (contexts <= chips) return contexts;
-  refuse("slots = " + std::to_string(slots) + ": " + part.path() + " was compiled for a batch of " +
+  refuse("slots = " + std::to_string(slots) + ": " + part.name() + " was compiled for a batch of " +
          std::to_string(rows) + (chips == 1 ? "" : ", times " + std::to_string(chips) + " chips"));
 }
 
 }  // namespace
 
-Engine::Engine(std::shared_ptr<runtime::Library> library, const std::vector<std::string>& paths,
-               const std::vector<int>& chips, const EngineOptions& options)
+Engine::Engine(std::shared_ptr<runtime::Library> library,
+               const std::vector<runtime::BmodelSource>& bmodels, const std::vector<int>& chips,
+               const EngineOptions& options)
     : slots_(options.slots) {
   if (slots_ < 1) refuse("slots = " + std::to_string(slots_) + ": expected at least 1");
-  check_chips(paths, chips);
+  check_chips(bmodels, chips);
   resident_ = std::make_unique<Resident>(std::move(library), chips.size());
   Resident& r = *resident_;
   r.lanes.run([&](std::size_t i) {
     const PartRole role{i == 0, i + 1 == chips.size()};
     r.parts[i] =
-        std::make_unique<ChipPart>(*r.library, chips[i], paths[i], role, options.deterministic);
+        std::make_unique<ChipPart>(*r.library, chips[i], bmodels[i], role, options.deterministic);
   });
   std::vector<const ModelNets*> nets;
   for (const auto& part : r.parts) {

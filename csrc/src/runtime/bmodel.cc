@@ -5,6 +5,7 @@
 
 #include "bmodel_file.h"
 #include "convert.h"
+#include "decryption.h"
 #include "symbols.h"
 #include "tpuserve/errors.h"
 
@@ -60,6 +61,24 @@ std::vector<Net> read_nets(const Symbols& symbols, void* runtime, const std::str
   return nets;
 }
 
+void load(const Symbols& symbols, void* runtime, const BmodelSource& source) {
+  bool loaded = false;
+  if (source.weights == nullptr) {
+    loaded = symbols.bmrt_load_bmodel(runtime, source.path.c_str());
+  } else if (symbols.bmrt_load_bmodel_with_decrypt == nullptr) {
+    throw BmodelError(source.name + ": this libbmrt has no bmrt_load_bmodel_with_decrypt");
+  } else {
+    const Decryption decryption(*source.weights);
+    loaded =
+        symbols.bmrt_load_bmodel_with_decrypt(runtime, source.path.c_str(), &Decryption::decrypt);
+    const std::string failure = decryption.failure();
+    if (!failure.empty()) throw BmodelError(source.name + ": " + failure);
+  }
+  if (!loaded) {
+    throw BmodelError(source.name + ": bmrt_load_bmodel refused it; its log has the reason");
+  }
+}
+
 std::vector<abi::Tensor> to_abi(const std::vector<Tensor>& tensors) {
   std::vector<abi::Tensor> result;
   result.reserve(tensors.size());
@@ -69,9 +88,9 @@ std::vector<abi::Tensor> to_abi(const std::vector<Tensor>& tensors) {
 
 }  // namespace
 
-Bmodel::Bmodel(Chip& chip, const std::string& path)
+Bmodel::Bmodel(Chip& chip, const BmodelSource& source)
     : chip_(chip), runtime_(nullptr, chip.symbols().bmrt_destroy) {
-  check_bmodel_file(path);
+  check_bmodel_file(source.path);
   const Symbols& symbols = chip.symbols();
   try {
     runtime_.reset(symbols.bmrt_create(chip.handle()));
@@ -79,16 +98,14 @@ Bmodel::Bmodel(Chip& chip, const std::string& path)
       throw DeviceError("bmrt_create on chip " + std::to_string(chip.id()) + " failed");
     }
     symbols.bmrt_set_flags(runtime_.get(), abi::kRuntimeShareMemory);
-    if (!symbols.bmrt_load_bmodel(runtime_.get(), path.c_str())) {
-      throw BmodelError(path + ": bmrt_load_bmodel refused it; its log has the reason");
-    }
+    load(symbols, runtime_.get(), source);
   } catch (const CoreError&) {
     throw;
   } catch (const std::exception& error) {
     // libbmrt throws what its own checks find.
-    throw BmodelError(path + ": bmrt_load_bmodel: " + error.what());
+    throw BmodelError(source.name + ": bmrt_load_bmodel: " + error.what());
   }
-  nets_ = read_nets(symbols, runtime_.get(), path);
+  nets_ = read_nets(symbols, runtime_.get(), source.name);
 }
 
 Bmodel::~Bmodel() = default;

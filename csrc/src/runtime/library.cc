@@ -97,6 +97,8 @@ std::string Library::version() const {
   return text != nullptr ? text : "";
 }
 
+bool Library::decrypts() const { return symbols_->bmrt_load_bmodel_with_decrypt != nullptr; }
+
 int Library::chip_count() const {
   int count = 0;
   // Without a driver the call fails; that is the same as no chip.

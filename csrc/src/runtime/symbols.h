@@ -43,6 +43,7 @@ struct Symbols {
 
   // libbmrt, null where the runtime is too old
   const char* (*libbmrt_version)();
+  bool (*bmrt_load_bmodel_with_decrypt)(void*, const char*, abi::Decrypt*);
   const abi::CoeffInfo* (*bmrt_get_coeff_info)(void*, const char*, int, int*);
 };
 

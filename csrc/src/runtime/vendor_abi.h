@@ -88,6 +88,10 @@ struct CoeffInfo {
 };
 static_assert(sizeof(CoeffInfo) == 280);
 
+// Decrypts bytes of a bmodel; the result, of *output_bytes, is malloc'ed and freed by the runtime.
+using Decrypt = std::uint8_t*(const std::uint8_t* input, std::uint64_t input_bytes,
+                              std::uint64_t* output_bytes);
+
 struct HeapStat {
   unsigned total_mib;
   unsigned available_mib;

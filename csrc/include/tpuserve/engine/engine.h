@@ -32,10 +32,11 @@ struct EngineOptions {
 // change nothing; DeviceError and LaunchError leave the touched slots with undefined rows.
 class Engine {
  public:
-  // `paths`: the bmodels of the model's parts in order, one for each of `chips`. With several,
+  // `bmodels`: those of the model's parts in order, one for each of `chips`. With several,
   // every chip works on its layers of one group of slots while the others work on other groups.
-  Engine(std::shared_ptr<runtime::Library> library, const std::vector<std::string>& paths,
-         const std::vector<int>& chips, const EngineOptions& options);
+  Engine(std::shared_ptr<runtime::Library> library,
+         const std::vector<runtime::BmodelSource>& bmodels, const std::vector<int>& chips,
+         const EngineOptions& options);
   ~Engine();
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "tpuserve/runtime/bmodel_source.h"
 #include "tpuserve/runtime/chip.h"
 #include "tpuserve/runtime/tensor.h"
 
@@ -39,8 +40,9 @@ struct Net {
 // (libbmrt finds them by checksum), each has its own input, output and scratch memory.
 class Bmodel {
  public:
-  // Throws BmodelError when the file is not a whole bmodel or the runtime refuses it.
-  Bmodel(Chip& chip, const std::string& path);
+  // Throws BmodelError when the file is not a whole bmodel, does not decrypt, or the runtime refuses
+  // it.
+  Bmodel(Chip& chip, const BmodelSource& source);
   ~Bmodel();
   Bmodel(const Bmodel&) = delete;
   Bmodel& operator=(const Bmodel&) = delete;

@@ -37,6 +37,8 @@ class Library {
   const std::string& directory() const { return directory_; }
   bool emulator() const { return emulator_; }
   std::string version() const;
+  // Whether it loads bmodels whose weights a function of the caller's decrypts.
+  bool decrypts() const;
   int chip_count() const;
   // Thread-safe. Opens the chip on the first call and keeps it open. Throws like Chip::open.
   ChipStatus chip_status(int chip);

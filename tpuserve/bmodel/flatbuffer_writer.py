@@ -23,6 +23,14 @@ class U64:
 
 
 @dataclass(frozen=True, slots=True)
+class U64Pair:
+    """A struct of two numbers; it stands in the table itself."""
+
+    first: int
+    second: int
+
+
+@dataclass(frozen=True, slots=True)
 class Bytes:
     """A vector of bytes; `text` ends with a zero that does not count."""
 
@@ -42,7 +50,7 @@ class Table:
     fields: Mapping[int, Value]
 
 
-Value: TypeAlias = "U32 | U64 | Bytes | U64s | Sequence[Table]"
+Value: TypeAlias = "U32 | U64 | U64Pair | Bytes | U64s | Sequence[Table]"
 
 
 def build(root: Table) -> bytes:
@@ -52,9 +60,14 @@ def build(root: Table) -> bytes:
     return bytes(writer.data)
 
 
+def append(data: bytearray, table: Table) -> int:
+    """Put a table and all that it refers to behind `data`; returns where the table is."""
+    return _Writer(data).table(table)
+
+
 class _Writer:
-    def __init__(self) -> None:
-        self.data = bytearray()
+    def __init__(self, data: bytearray | None = None) -> None:
+        self.data = bytearray() if data is None else data
 
     def reserve(self, size: int) -> int:
         start = len(self.data)
@@ -89,6 +102,8 @@ class _Writer:
             struct.pack_into("<I", self.data, at, value.value)
         elif isinstance(value, U64):
             struct.pack_into("<Q", self.data, at, value.value)
+        elif isinstance(value, U64Pair):
+            struct.pack_into("<2Q", self.data, at, value.first, value.second)
         elif isinstance(value, Bytes):
             self.align(4)
             self.point(at, len(self.data))
@@ -112,9 +127,9 @@ def _layout(table: Table) -> tuple[dict[int, int], int]:
     offsets: dict[int, int] = {}
     at = 8
     for number, value in table.fields.items():
-        if isinstance(value, U64):
+        if isinstance(value, (U64, U64Pair)):
             offsets[number] = at
-            at += 8
+            at += 16 if isinstance(value, U64Pair) else 8
     for number in table.fields.keys() - offsets.keys():
         offsets[number] = at
         at += 4
