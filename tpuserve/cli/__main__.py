@@ -21,6 +21,7 @@ COMMANDS: Final = {
     "complete": "continue a prompt",
     "compile": "make a model directory of a Hugging Face checkpoint",
     "inspect": "show what a bmodel holds and what it costs",
+    "encrypt": "encrypt a model directory's bmodels, or make a key",
     "doctor": "check runtimes, chips and limits of this machine",
     "emulator": "install or locate the chip emulator",
     "demo": "serve the demo model and ask it two questions",

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tpuserve import bmodel, model_dir
+from tpuserve import bmodel, encryption, model_dir
 from tpuserve.bmodel import Bmodel, LanguageModel, MemoryBudget, Net, Tensor, Variant
-from tpuserve.cli import text
+from tpuserve.cli import sealed_page, text
 from tpuserve.cli.errors import CommandError
+from tpuserve.cli.memory_rows import memory_rows
 
 _SHORT: Final = {"float32": "f32", "float16": "f16", "bfloat16": "bf16", "int32": "i32"}
 
@@ -34,22 +35,41 @@ class Inspection:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", type=Path, help="a model directory or a bmodel file")
+    parser.add_argument(
+        "--key-file", type=Path, metavar="FILE", help="key of an encrypted bmodel; shows all of it"
+    )
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
-    found = inspect(args.path)
+    sealed = _sealed(args.path, args.key_file)
+    if sealed is not None:
+        print(sealed_page.show(sealed, as_json=args.json))
+        return 0
+    found = inspect(args.path, args.key_file)
     print(json.dumps(_document(found), indent=2) if args.json else _page(found))
     return 0
 
 
-def inspect(path: Path) -> Inspection:
+def _sealed(path: Path, key_file: Path | None) -> encryption.Container | None:
+    """An encrypted file that is to be shown without its key. Raises CommandError."""
+    try:
+        file = model_dir.load(path).bmodel if path.is_dir() else path
+        if key_file is not None or not encryption.is_encrypted(file):
+            return None
+        return encryption.open_container(file)
+    except (model_dir.ModelDirError, encryption.EncryptionError) as error:
+        raise CommandError(str(error)) from error
+
+
+def inspect(path: Path, key_file: Path | None = None) -> Inspection:
     """Raises CommandError when the directory or the file cannot be read."""
     try:
         model = model_dir.load(path) if path.is_dir() else None
         file = path if model is None else model.bmodel
-        content = bmodel.read(file)
-    except (model_dir.ModelDirError, bmodel.BmodelFileError) as error:
+        opened = encryption.unlock(file, key_file)
+        content = bmodel.read(file) if opened is None else encryption.read_bmodel(opened)
+    except (model_dir.ModelDirError, bmodel.BmodelFileError, encryption.EncryptionError) as error:
         raise CommandError(str(error)) from error
     return Inspection(
         name=path.stem if model is None else model.name,
@@ -109,7 +129,11 @@ def _page(found: Inspection) -> str:
     else:
         head += _language_rows(found.language)
     blocks = [found.name, text.table(head), "", "device memory on each chip"]
-    blocks += [text.table(_memory_rows(found)), "", f"nets ({len(content.nets)})"]
+    blocks += [
+        text.table(memory_rows(found.memory, found.slots)),
+        "",
+        f"nets ({len(content.nets)})",
+    ]
     blocks += _net_lines(content.nets)
     return "\n".join(blocks)
 
@@ -137,24 +161,6 @@ def _language_rows(language: LanguageModel) -> list[tuple[str, str]]:
             f"{text.size(language.kv_bytes_per_slot)} per slot",
         ),
     ]
-
-
-def _memory_rows(found: Inspection) -> list[tuple[str, ...]]:
-    memory = found.memory
-    batch = memory.context_slots
-    times = "for each slot" if batch == 1 else f"once, for up to {batch} slots"
-    rows: list[tuple[str, ...]] = [
-        ("weights", text.size(memory.weights_bytes), "once"),
-        ("scratch", text.size(memory.neuron_bytes), "once"),
-        ("inputs, outputs and KV", text.size(memory.context_io_bytes), times),
-        ("instructions, at most", text.size(memory.context_instruction_bytes), times),
-    ]
-    totals = {1, 2, 4, 8, 16, found.slots or 1} if batch == 1 else {batch}
-    for slots in sorted(totals):
-        note = "as tpuserve.toml asks" if slots == found.slots else ""
-        name = f"all, {slots} slot{'s' if slots > 1 else ''}"
-        rows.append((name, text.size(memory.total_bytes(slots)), note))
-    return rows
 
 
 def _net_lines(nets: tuple[Net, ...]) -> list[str]:

@@ -58,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--runtime", default="auto", help="auto, pcie, soc, emulator, simchip:PROFILE or a path"
     )
+    parser.add_argument("--key-file", type=Path, metavar="FILE", help="key of an encrypted bmodel")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     parser.add_argument("--grpc-port", type=int, default=50051, help="%(default)s; 0: any free")
     parser.add_argument("--http-port", type=int, default=8000, help="%(default)s; 0: any free")
@@ -117,6 +118,8 @@ def _children(
     device_options = [] if args.slots is None else ["--slots", str(args.slots)]
     if args.deterministic:
         device_options.append("--deterministic")
+    if args.key_file is not None:
+        device_options += ["--key-file", str(args.key_file)]
     metrics: tuple[list[str], list[str]] = ([], [])
     if args.metrics_port is not None:
         for number, option in enumerate(metrics):

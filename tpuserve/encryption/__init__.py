@@ -4,6 +4,7 @@ Format and keys: `tpuserve.encryption.container` and `tpuserve.encryption.key`.
 """
 
 from tpuserve.encryption.container import Container, Opened, Public, open_container
+from tpuserve.encryption.directory import Encrypted, encrypt_directory
 from tpuserve.encryption.errors import EncryptionError, KeyFileError, TamperedError, WrongKeyError
 from tpuserve.encryption.in_memory import RuntimeFile, read_bmodel, runtime_file
 from tpuserve.encryption.key import Key, read_key, write_new_key
@@ -12,6 +13,7 @@ from tpuserve.encryption.writer import encrypt_file
 
 __all__ = [
     "Container",
+    "Encrypted",
     "EncryptionError",
     "Key",
     "KeyFileError",
@@ -20,6 +22,7 @@ __all__ = [
     "RuntimeFile",
     "TamperedError",
     "WrongKeyError",
+    "encrypt_directory",
     "encrypt_file",
     "is_encrypted",
     "open_container",

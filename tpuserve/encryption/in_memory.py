@@ -73,9 +73,9 @@ def runtime_file(opened: Opened, *, with_weights: bool) -> Iterator[RuntimeFile]
 
 
 def _write_plain(opened: Opened, descriptor: int) -> None:
-    with _writable(descriptor, opened.container.plain_bytes) as view:
-        for index, start in enumerate(_starts(opened)):
-            opened.read(index, view[start : start + opened.sections[index].size_bytes])
+    view = _writable(descriptor, opened.container.plain_bytes)
+    for index, start in enumerate(_starts(opened)):
+        opened.read(index, view[start : start + opened.sections[index].size_bytes])
 
 
 def _write_tokens(opened: Opened, descriptor: int, prefix: bytes, blocks: tuple[int, ...]) -> None:
@@ -86,15 +86,15 @@ def _write_tokens(opened: Opened, descriptor: int, prefix: bytes, blocks: tuple[
     sizes = {starts[i] - plain_beginning: opened.sections[i].size_bytes for i in blocks}
     beginning = with_tokens(first[:plain_beginning], _TOKEN.size, sizes)
     moved = len(beginning) - plain_beginning
-    with _writable(descriptor, opened.container.plain_bytes + moved) as view:
-        view[: len(first) + moved] = beginning + first[plain_beginning:]
-        for index in range(1, len(opened.sections)):
-            if index not in blocks:
-                start = starts[index] + moved
-                opened.read(index, view[start : start + opened.sections[index].size_bytes])
-        for block, index in enumerate(blocks):
+    view = _writable(descriptor, opened.container.plain_bytes + moved)
+    view[: len(first) + moved] = beginning + first[plain_beginning:]
+    for index in range(1, len(opened.sections)):
+        if index not in blocks:
             start = starts[index] + moved
-            view[start : start + _TOKEN.size] = _TOKEN.pack(prefix, block)
+            opened.read(index, view[start : start + opened.sections[index].size_bytes])
+    for block, index in enumerate(blocks):
+        start = starts[index] + moved
+        view[start : start + _TOKEN.size] = _TOKEN.pack(prefix, block)
 
 
 def _starts(opened: Opened) -> list[int]:
@@ -113,9 +113,7 @@ def _first_section(opened: Opened) -> bytes:
     return bytes(data)
 
 
-@contextlib.contextmanager
-def _writable(descriptor: int, size_bytes: int) -> Iterator[memoryview]:
+def _writable(descriptor: int, size_bytes: int) -> memoryview:
     """The file's bytes; what nobody writes stays a hole and takes no memory."""
     os.ftruncate(descriptor, size_bytes)
-    with mmap.mmap(descriptor, size_bytes) as mapping, memoryview(mapping) as view:
-        yield view
+    return memoryview(mmap.mmap(descriptor, size_bytes))
