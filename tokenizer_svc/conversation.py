@@ -17,11 +17,20 @@ class ToolCall:
     arguments: dict[str, Any] | str
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Picture:
+    """An image as the client encoded it; `field` is where it stands in the request."""
+
+    data: bytes
+    field: str
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
     """`role` is "system", "user", "assistant" or "tool"; `content` is all text parts, joined.
 
-    `reasoning` is what an assistant thought before its content.
+    `reasoning` is what an assistant thought before its content. `pieces` are texts and images in
+    reading order, where there are images.
     """
 
     role: str
@@ -30,10 +39,11 @@ class Message:
     tool_call_id: str | None = None
     name: str | None = None
     reasoning: str = ""
+    pieces: tuple[str | Picture, ...] = ()
 
     def for_template(self, mask: Mask) -> dict[str, Any]:
         """Absent fields have no key: templates ask `'tool_calls' in message`."""
-        fields: dict[str, Any] = {"role": self.role, "content": mask.text(self.content)}
+        fields: dict[str, Any] = {"role": self.role, "content": self._content(mask)}
         if self.tool_calls:
             fields["tool_calls"] = [
                 {
@@ -53,6 +63,16 @@ class Message:
         if self.reasoning:
             fields["reasoning_content"] = mask.text(self.reasoning)
         return fields
+
+    def _content(self, mask: Mask) -> str | list[dict[str, str]]:
+        if not self.pieces:
+            return mask.text(self.content)
+        return [
+            {"type": "image"}
+            if isinstance(piece, Picture)
+            else {"type": "text", "text": mask.text(piece)}
+            for piece in self.pieces
+        ]
 
 
 @dataclass(frozen=True, slots=True)

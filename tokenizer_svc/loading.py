@@ -15,6 +15,7 @@ from tokenizer_svc.info import Defaults
 from tokenizer_svc.kinds import chatglm, huggingface, sentencepiece, tiktoken
 from tokenizer_svc.tokenizer import Tokenizer, TokenizerConfigError
 from tpuserve.errors import TpuserveError
+from tpuserve.images.rules import ImageRules, ImageRulesError, read_rules
 
 _WARM_UP_TEXT: Final = "Hello, world! 你好 🙂 1234\n"
 
@@ -23,7 +24,7 @@ _WARM_UP_TEXT: Final = "Hello, world! 你好 🙂 1234\n"
 class LoadedTokenizer:
     """Everything that the service knows about its model; `chat` is None without a chat format.
 
-    `answers` are the formats of its answers.
+    `answers` are the formats of its answers. `images` is None for a model that reads text only.
     """
 
     tokenizer: Tokenizer
@@ -32,6 +33,7 @@ class LoadedTokenizer:
     defaults: Defaults
     config_sha256: str
     answers: AnswerFormats
+    images: ImageRules | None = None
 
 
 def load(
@@ -56,9 +58,17 @@ def load(
         defaults=info.defaults(files),
         config_sha256=config_files.sha256(config),
         answers=_answers(conversations, tool_parser, reasoning_parser),
+        images=_image_rules(config),
     )
     _warm_up(loaded)
     return loaded
+
+
+def _image_rules(config: Path) -> ImageRules | None:
+    try:
+        return read_rules(config)
+    except ImageRulesError as error:
+        raise TokenizerConfigError(str(error)) from error
 
 
 def _pick(config: Path, files: ConfigFiles) -> Tokenizer:

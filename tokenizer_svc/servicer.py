@@ -14,14 +14,15 @@ from tokenizer_svc import servicer_requests
 from tokenizer_svc.detokenizer import UnknownId
 from tokenizer_svc.loading import LoadedTokenizer
 from tokenizer_svc.metrics import Metrics
+from tokenizer_svc.pictures import PlacedPicture, check_pictures, place_pictures
 from tokenizer_svc.servicer_detokenize import answer
 from tokenizer_svc.session import DetokenizeSession
 from tokenizer_svc.settings import Limits
 from tokenizer_svc.vocabulary import vocabulary_of
 from tpuserve.errors import FeatureMissing, InvalidArgument, Overloaded
 from tpuserve.rpc.vocabulary import to_wire
-from tpuserve.v1 import output_pb2, tokenizer_pb2_grpc
 from tpuserve.v1 import tokenizer_pb2 as pb
+from tpuserve.v1 import tokenizer_pb2_grpc
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 _T = TypeVar("_T")
@@ -55,13 +56,13 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServicer):
             if kind is None:
                 raise InvalidArgument("neither text nor chat is set", field="input")
             if kind == "chat":
-                ids, output_format = await self._chat(request)
+                reply = await self._chat(request.chat)
             else:
-                ids, output_format = await self._text(request), None
-            self._metrics.encoded_tokens.inc(len(ids))
-            token_bytes = self._loaded.tokenizer.token_bytes
-            tokens = [token_bytes(i) for i in ids] if request.want_tokens else None
-            return pb.EncodeReply(ids=ids, tokens=tokens, output_format=output_format)
+                reply = pb.EncodeReply(ids=await self._text(request))
+            self._metrics.encoded_tokens.inc(len(reply.ids))
+            if request.want_tokens:
+                reply.tokens.extend(map(self._loaded.tokenizer.token_bytes, reply.ids))
+            return reply
 
     async def _text(self, request: pb.EncodeRequest) -> list[int]:
         text = request.text
@@ -70,26 +71,38 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServicer):
         tokenizer = self._loaded.tokenizer
         return await self._run(len(text), lambda: tokenizer.encode(text, add_special_tokens=add))
 
-    async def _chat(
-        self, request: pb.EncodeRequest
-    ) -> tuple[list[int], output_pb2.OutputFormat | None]:
-        chat = self._loaded.chat
+    async def _chat(self, request: pb.ChatInput) -> pb.EncodeReply:
+        chat, rules = self._loaded.chat, self._loaded.images
         if chat is None:
             raise FeatureMissing("this model has no chat template")
-        size_bytes = request.chat.ByteSize()
-        servicer_requests.check_text_size(size_bytes, self._limits.text_bytes, "chat")
-        conversation = servicer_requests.conversation(request.chat)
-        ids = await self._run(size_bytes, lambda: chat.encode(conversation))
+        size_bytes = request.ByteSize()
+        image_bytes = sum(len(part.image) for m in request.messages for part in m.content)
+        servicer_requests.check_text_size(size_bytes - image_bytes, self._limits.text_bytes, "chat")
+        conversation = servicer_requests.conversation(request)
+        check_pictures(conversation, rules)
+
+        def encode() -> tuple[list[int], list[PlacedPicture]]:
+            ids = chat.encode(conversation)
+            return ids, place_pictures(conversation, ids, rules)
+
+        ids, pictures = await self._run(size_bytes, encode)
         tokenizer = self._loaded.tokenizer
         tail = ids[-self._limits.prompt_tail_ids :]
         output_format = servicer_requests.forced_format(
-            request.chat,
+            request,
             conversation,
             self._loaded.answers,
             prompt_end=tokenizer.decode(tail, keep_special_tokens=True),
             control_ids=tokenizer.control_ids,
         )
-        return ids, output_format
+        return pb.EncodeReply(
+            ids=ids,
+            output_format=output_format,
+            images=[
+                pb.PlacedImage(position=p.position, width=p.width, height=p.height, tiles=p.tiles)
+                for p in pictures
+            ],
+        )
 
     async def Decode(self, request: pb.DecodeRequest, context: _Context) -> pb.DecodeReply:
         with self._metrics.call("Decode"):
@@ -146,6 +159,7 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServicer):
                 eos_ids=loaded.eos_ids,
                 bos_id=loaded.tokenizer.bos_id,
                 has_chat_template=loaded.chat is not None,
+                takes_images=loaded.images is not None,
                 config_sha256=loaded.config_sha256,
                 defaults=pb.SamplingDefaults(
                     do_sample=defaults.do_sample,

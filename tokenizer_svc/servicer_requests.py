@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from tokenizer_svc.answers.formats import AnswerFormats
 from tokenizer_svc.answers.grammar import forced_calls
-from tokenizer_svc.conversation import Conversation, Message, Tool, ToolCall
-from tpuserve.errors import FeatureMissing, InvalidArgument
+from tokenizer_svc.conversation import Conversation, Message, Picture, Tool, ToolCall
+from tpuserve.errors import InvalidArgument
 from tpuserve.v1 import chat_pb2, output_pb2, tokenizer_pb2
 
 _ROLES: Final[Mapping[int, str]] = {
@@ -23,7 +23,7 @@ _DEEPEST_JSON: Final = 64
 
 
 def conversation(chat: tokenizer_pb2.ChatInput) -> Conversation:
-    """Raises InvalidArgument naming the field, or FeatureMissing for an image."""
+    """Raises InvalidArgument naming the field."""
     if not chat.messages:
         raise InvalidArgument("messages is empty; at least one is needed", field="messages")
     prompt = chat.add_generation_prompt if chat.HasField("add_generation_prompt") else True
@@ -94,9 +94,17 @@ def _message(message: chat_pb2.Message, field: str) -> Message:
         )
     if not message.content and not message.tool_calls:
         raise InvalidArgument(f"{field}.content is empty", field=f"{field}.content")
+    pieces = _pieces(message.content, f"{field}.content")
+    texts = [piece for piece in pieces if isinstance(piece, str)]
+    if len(texts) < len(pieces) and role not in ("user", "tool"):
+        raise InvalidArgument(
+            f"{field}.content has an image, which only a user or a tool may show",
+            field=f"{field}.content",
+        )
     return Message(
         role=role,
-        content=_text(message.content, f"{field}.content"),
+        content="".join(texts),
+        pieces=pieces if len(texts) < len(pieces) else (),
         tool_calls=tuple(
             _tool_call(call, f"{field}.tool_calls[{n}]")
             for n, call in enumerate(message.tool_calls)
@@ -107,18 +115,15 @@ def _message(message: chat_pb2.Message, field: str) -> Message:
     )
 
 
-def _text(parts: Iterable[chat_pb2.ContentPart], field: str) -> str:
-    texts: list[str] = []
+def _pieces(parts: Iterable[chat_pb2.ContentPart], field: str) -> tuple[str | Picture, ...]:
+    pieces: list[str | Picture] = []
     for number, part in enumerate(parts):
         kind = part.WhichOneof("part")
-        if kind == "image":
-            raise FeatureMissing(f"{field}[{number}] is an image, but this model reads text only")
+        where = f"{field}[{number}]"
         if kind is None:
-            raise InvalidArgument(
-                f"{field}[{number}] has neither text nor image", field=f"{field}[{number}]"
-            )
-        texts.append(part.text)
-    return "".join(texts)
+            raise InvalidArgument(f"{where} has neither text nor image", field=where)
+        pieces.append(Picture(part.image, where) if kind == "image" else part.text)
+    return tuple(pieces)
 
 
 def _tool_call(call: chat_pb2.ToolCall, field: str) -> ToolCall:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tokenizer_svc.conversation import Conversation, Message, Tool, ToolCall
+from tokenizer_svc.pictures import check_pictures
 from tokenizer_svc.servicer_requests import conversation
 from tpuserve.errors import FeatureMissing, InvalidArgument
 from tpuserve.v1 import chat_pb2 as chat
@@ -97,5 +98,12 @@ def test_wrong_schemas_are_named(json: str) -> None:
 
 def test_images_need_a_model_that_sees() -> None:
     parts = [chat.ContentPart(text="what is"), chat.ContentPart(image=b"\x89PNG")]
+    asked = conversation(pb.ChatInput(messages=[chat.Message(role=chat.ROLE_USER, content=parts)]))
     with pytest.raises(FeatureMissing, match=r"messages\[0\]\.content\[1\] is an image"):
-        conversation(pb.ChatInput(messages=[chat.Message(role=chat.ROLE_USER, content=parts)]))
+        check_pictures(asked, None)
+
+
+def test_an_assistant_shows_no_images() -> None:
+    parts = [chat.ContentPart(image=b"\x89PNG")]
+    with pytest.raises(InvalidArgument, match=r"only a user or a tool may show"):
+        conversation(pb.ChatInput(messages=[chat.Message(role=chat.ROLE_ASSISTANT, content=parts)]))

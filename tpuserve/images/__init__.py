@@ -1,0 +1,1 @@
+"""Images of prompts: reading what clients send, and how a model wants them cut into tiles."""
