@@ -53,6 +53,15 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     add("--chip", choices=("bm1684x",), default="bm1684x")
     add("--images", type=int, default=1, help="how many a sequence can have, for vision models")
+    add("--share-length", type=int, default=0, help="longest shared prefix that is prefilled once")
+    add("--unshare-length", type=int, default=0, help="longest prefill behind a shared prefix")
+    add("--prompt-names", action="store_true", help="name these nets block_prompt_<i>, block_<i>")
+    add(
+        "--positions",
+        type=int,
+        default=0,
+        help="rows of the rotary tables (default: seq); bmodels that agree share their weights",
+    )
     add("--remove-kernel", action="store_true", help="leave the chip's kernel module out (-5.6 MB)")
     add("--name", help="the model's name (default: the output directory's)")
     add("--bmodel-name", help="file name of the bmodel (default: NAME_QUANTIZE.bmodel)")
@@ -84,6 +93,10 @@ def options_of(args: argparse.Namespace) -> Options:
         head=args.head,
         images=args.images,
         embedding_disk=args.embedding_disk,
+        share_tokens=args.share_length,
+        unshare_tokens=args.unshare_length,
+        prompt_names=args.prompt_names,
+        positions_tokens=args.positions,
     )
 
 

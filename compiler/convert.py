@@ -35,6 +35,11 @@ class Options:
     head: quantization of lm_head when batch is above 1; empty for that of the activations.
     images: how many a sequence can have, where the model looks at images.
     embedding_disk: no embedding nets; the table becomes a file that the host looks rows up in.
+    share_tokens, unshare_tokens: prefill in two parts: a prefix of at most the first, and behind it
+        at most the second; 0 for neither.
+    prompt_names: call these nets block_prompt_<i> and block_<i>.
+    positions_tokens: rows of the rotary tables, at least seq; 0 for seq. Bmodels of one checkpoint
+        and one number here have equal weights, so that a chip holds these once.
     """
 
     seq_tokens: int
@@ -52,6 +57,10 @@ class Options:
     head: str = ""
     images: int = 1
     embedding_disk: bool = False
+    share_tokens: int = 0
+    unshare_tokens: int = 0
+    prompt_names: bool = False
+    positions_tokens: int = 0
 
     def check(self) -> None:
         """Raises CompileError for what the converter refuses, or accepts and gets wrong."""
@@ -78,6 +87,7 @@ class Options:
         if self.images < 1:
             raise CompileError(f"images is {self.images}, must be at least 1")
         self._check_batch()
+        self._check_share()
 
     def _check_batch(self) -> None:
         if not 1 <= self.batch <= MAX_SLOTS:
@@ -94,6 +104,38 @@ class Options:
             raise CompileError(f"head is {self.head!r}, must be one of {QUANTIZATIONS}")
         if self.head and self.head.endswith("bf16") != self.quantize.endswith("bf16"):
             raise CompileError(f"head {self.head} computes in another type than {self.quantize}")
+
+    def _check_share(self) -> None:
+        if self.positions_tokens and self.positions_tokens < self.seq_tokens:
+            raise CompileError(
+                f"positions is {self.positions_tokens}, must be at least seq ({self.seq_tokens})"
+            )
+        share, unshare = self.share_tokens, self.unshare_tokens
+        if not share and not unshare:
+            if self.prompt_names:
+                raise CompileError("names of shared prompts go with share-length")
+            return
+        if share < 1 or unshare < 1 or share + unshare > self.seq_tokens:
+            raise CompileError(
+                f"share-length {share} and unshare-length {unshare} must be positive and at most "
+                f"seq ({self.seq_tokens}) together"
+            )
+        if self.history or self.max_input_tokens or self.chunk_tokens:
+            raise CompileError("share-length takes the place of history, chunk and max-input")
+        if self.embedding_disk:
+            raise CompileError("share-length needs an embedding net: it excludes embedding-disk")
+        if self.argmax_head or self.sample_head:
+            raise CompileError("with share-length the heads are logits and the best token")
+        if self.prompt_names and unshare > share:
+            raise CompileError(
+                f"unshare-length is {unshare}, must be at most share-length ({share}) where one "
+                "embedding net serves both"
+            )
+
+    @property
+    def own_nets(self) -> bool:
+        """Whether nets are wanted that the vendor's converter does not make."""
+        return self.batch > 1 or bool(self.share_tokens or self.positions_tokens)
 
     def converter_arguments(self, checkpoint: Path, output: Path) -> list[str]:
         arguments = ["llm_convert.py", "-m", str(checkpoint), "-o", str(output), "-c", "bm1684x"]
@@ -125,9 +167,9 @@ class Options:
         return {
             "checkpoint": str(checkpoint),
             "output": str(output),
-            "seq": self.seq_tokens,
+            "seq": self.positions_tokens or self.seq_tokens,
             "chunk": self.chunk_tokens,
-            "max_input": self.max_input_tokens,
+            "max_input": self._prefill_tokens(),
             "quantize": self.quantize,
             "head": self.head_quantization,
             "group_size": self.group_size,
@@ -137,6 +179,21 @@ class Options:
             "images": self.images,
             "embedding_disk": self.embedding_disk,
             "variants": [[variant.rows, variant.length_tokens] for variant in variants],
+            "share": self._share_plan(),
+        }
+
+    def _prefill_tokens(self) -> int:
+        """Rows of block_<i>; 0 for as many as the rotary tables have."""
+        chosen = self.share_tokens or self.max_input_tokens
+        return chosen or (self.seq_tokens if self.positions_tokens else 0)
+
+    def _share_plan(self) -> dict[str, Any] | None:
+        if not self.share_tokens:
+            return None
+        return {
+            "share_tokens": self.share_tokens,
+            "unshare_tokens": self.unshare_tokens,
+            "prompt_names": self.prompt_names,
         }
 
 
@@ -158,10 +215,14 @@ def convert(
         raise CompileError("a model that takes images gets a logits head")
     if not checkpoint.takes_images and options.images != 1:
         raise CompileError(f"images is {options.images}, but this model takes none")
+    if checkpoint.driver and (options.share_tokens or options.positions_tokens):
+        raise CompileError(
+            f"share-length and positions are not there for {checkpoint.config['model_type']}"
+        )
     log = work / "compile.log"
     staged, output = work / "checkpoint", work / "nets"
     checkpoint.stage(staged, options.quantize)
-    driver = checkpoint.driver or (_BATCHED_DRIVER if options.batch > 1 else None)
+    driver = checkpoint.driver or (_BATCHED_DRIVER if options.own_nets else None)
     if driver:
         job = work / "job.json"
         job.write_text(json.dumps(options.batched_job(staged, output)), encoding="utf-8")
@@ -202,7 +263,7 @@ def describe(bmodel: Path, environment: Environment, work: Path) -> str:
 def _combine_order(name: str) -> tuple[int, str, int, int]:
     """Nets by kind and layer; of a net's shape variants the longest (without a number) comes
     first."""
-    match = re.fullmatch(r"(block(?:_cache|_kv)?)_(\d+)(?:_(\d+))?", name)
+    match = re.fullmatch(r"(block(?:_cache|_kv|_prompt|_unshare)?)_(\d+)(?:_(\d+))?", name)
     if match is None:
         return (0, name, 0, 0)
     return (1, match[1], int(match[2]), int(match[3] or 0))

@@ -105,10 +105,16 @@ class ModelSpec:
         """Most tokens (prompt + completion) that a slot holds."""
     @property
     def max_prompt_length(self) -> int:
-        """Longest prompt that prefill takes; equals context_length - 1 with history."""
+        """Longest prompt that prefill takes, in as many calls as needed."""
     @property
     def prefill_chunk(self) -> int:
-        """Most tokens of one `Engine.prefill` call."""
+        """Most tokens of one `Engine.prefill` call at position 0."""
+    @property
+    def history_chunk(self) -> int:
+        """Most tokens of one `Engine.prefill` call at a position above 0; 0 without history."""
+    @property
+    def max_history(self) -> int:
+        """Highest position that prefill may continue at; 0 without history."""
     @property
     def history(self) -> bool:
         """Whether prefill may continue at a position above 0."""
@@ -201,8 +207,9 @@ class Engine:
     ) -> NDArray[np.float32] | NDArray[np.int32] | None:
         """Fill KV rows [position, position + len(ids)) of `slot`.
 
-        ids: [n], 1 <= n <= spec.prefill_chunk, each in [0, embedding rows). position: 0, or up to
-        length(slot) with history; rows above it are forgotten. Returns the head's row for the last
+        ids: [n], 1 <= n <= spec.prefill_chunk, or spec.history_chunk above position 0, each in
+        [0, embedding rows). position: 0, or up to length(slot) and spec.max_history; rows above it
+        are forgotten. Returns the head's row for the last
         token (float32 [vocab], or int32 [1] for an argmax head), None unless `last`.
         """
     def decode(

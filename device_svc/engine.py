@@ -273,6 +273,7 @@ def _shape_of(spec: _core.ModelSpec, vocab_size: int) -> ModelShape:
         vocab_size=spec.vocab_size or vocab_size,
         argmax=argmax,
         features=tuple(sorted({*spec.features, "argmax-head" if argmax else "logits"})),
+        history_chunk_tokens=spec.history_chunk,
     )
 
 

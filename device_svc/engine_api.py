@@ -19,6 +19,33 @@ TokenMask: TypeAlias = NDArray[np.uint32]
 """uint32 [(vocab + 31) // 32]; token i at bit i % 32 of word i // 32."""
 
 
+@dataclass(frozen=True, slots=True)
+class PrefillBorders:
+    """The borders between prefill launches: 0, first, first + later, first + 2 × later …
+
+    They never depend on what else runs, so that rows between two of them have the same bits in
+    every run. A shared-prefix bmodel has a long first launch and shorter later ones.
+    """
+
+    first_tokens: int
+    later_tokens: int
+
+    def at_or_below(self, position: int) -> int:
+        if position < self.first_tokens:
+            return 0
+        behind = (position - self.first_tokens) // self.later_tokens * self.later_tokens
+        return self.first_tokens + behind
+
+    def end(self, position: int) -> int:
+        """Where the launch that begins at `position` ends at the latest."""
+        if position == 0:
+            return self.first_tokens
+        if position < self.first_tokens:
+            # Behind reused rows that end between borders.
+            return min(position + self.later_tokens, self.first_tokens)
+        return self.at_or_below(position) + self.later_tokens
+
+
 class EngineStartError(ValueError):
     """The engine cannot be opened; the text is for the operator."""
 
@@ -31,8 +58,10 @@ class EngineFailure(RuntimeError):
 class ModelShape:
     """Lengths in tokens. `vocab_size` is 0 when the bmodel does not tell it.
 
-    argmax: the head returns a token instead of logits, so there is nothing to sample from.
-    features: sorted names.
+    prefill_chunk_tokens: most of one prefill at position 0. argmax: the head returns a token
+    instead of logits, so there is nothing to sample from. features: sorted names.
+    history_chunk_tokens: most of one prefill behind rows that a slot holds; 0 for as many as at
+    position 0.
     """
 
     context_length: int
@@ -41,6 +70,13 @@ class ModelShape:
     vocab_size: int
     argmax: bool
     features: tuple[str, ...]
+    history_chunk_tokens: int = 0
+
+    @property
+    def borders(self) -> PrefillBorders:
+        """Where the chunks of a prompt begin and end."""
+        later = self.history_chunk_tokens or self.prefill_chunk_tokens
+        return PrefillBorders(self.prefill_chunk_tokens, later)
 
     @property
     def history(self) -> bool:

@@ -56,9 +56,9 @@ class PrefixCache:
 
     def __init__(self, slots: int, shape: ModelShape, mode: PrefixMode) -> None:
         self._mode = mode if shape.history else PrefixMode.OFF
-        self._chunk = shape.prefill_chunk_tokens
+        self._borders = shape.borders
         # Prefill may not continue behind the last position that a cold run's chunks begin at.
-        self._last_border = (shape.max_prompt_length - 1) // self._chunk * self._chunk
+        self._last_border = self._borders.at_or_below(shape.max_prompt_length - 1)
         self._contents = [_Content(np.empty(0, dtype=np.int32)) for _ in range(slots)]
         self._clock = 0
 
@@ -107,7 +107,7 @@ class PrefixCache:
     def _reusable(self, rows: int) -> int:
         if self._mode is PrefixMode.OFF:
             return 0
-        return rows if self._mode is PrefixMode.FAST else rows // self._chunk * self._chunk
+        return rows if self._mode is PrefixMode.FAST else self._borders.at_or_below(rows)
 
     def _shared(self, content: _Content, ids: Ids) -> int:
         # The last token is always computed: its logits are what the request is after.

@@ -60,6 +60,7 @@ class Scheduler:
         clock: Callable[[], float],
     ) -> None:
         self._shape = capacity.shape
+        self._borders = capacity.shape.borders
         self._decode_rows = capacity.decode_rows
         self._kv_row_bytes = capacity.kv_row_bytes
         self._preempt_host_bytes = policy.preempt_host_bytes
@@ -264,9 +265,7 @@ class Scheduler:
         # Ties go to the first admitted: dicts keep their order and max takes the first.
         resident = max(self._prefilling.values(), key=lambda r: r.rank)
         position, fill_ids = resident.length, resident.fill_ids
-        # Borders are multiples of the chunk, wherever reused rows end.
-        chunk = self._shape.prefill_chunk_tokens
-        end = min((position // chunk + 1) * chunk, len(fill_ids))
+        end = min(self._borders.end(position), len(fill_ids))
         return PrefillStep(resident, fill_ids[position:end], position, last=end == len(fill_ids))
 
     def _after_chunk(self, step: PrefillStep, result: Result, now_s: float) -> None:

@@ -9,6 +9,7 @@ from llm.LlmInfo import LlmList  # type: ignore[import-not-found]
 from compiler.batched import heads
 from compiler.batched.decode import DecodeNet
 from compiler.batched.ladder import Variant
+from compiler.batched.share import SharePlan
 
 _IO_ADDRESSES = "io_alone_config.json"
 
@@ -20,9 +21,17 @@ class BatchedConverter(LlmConverter):  # type: ignore[misc]
     """
 
     def __init__(
-        self, args: Any, config: Any, *, loader: Any, variants: tuple[Variant, ...], head: str
+        self,
+        args: Any,
+        config: Any,
+        *,
+        loader: Any,
+        variants: tuple[Variant, ...],
+        head: str,
+        share: SharePlan | None = None,
     ) -> None:
-        """head: quantization of lm_head, e.g. f16 or w8f16."""
+        """head: quantization of lm_head, e.g. f16 or w8f16. share: nets behind a shared prefix."""
+        self._share = share
         self._variants = variants
         self._slots = variants[0].rows
         # One row is what prefill needs of the head.
@@ -38,6 +47,9 @@ class BatchedConverter(LlmConverter):  # type: ignore[misc]
         for number, variant in enumerate(self._variants):
             module = DecodeNet(self, idx, variant, self._slots).build()
             self.save_mlir_module(module, self.directory(f"block_cache_{idx}", number))
+        if self._share is not None:
+            for name, module in self._share.build(self, idx):
+                self.save_mlir_module(module, name)
 
     def gen_embedding_lmhead_mlir(self) -> None:
         super().gen_embedding_lmhead_mlir()
@@ -55,6 +67,10 @@ class BatchedConverter(LlmConverter):  # type: ignore[misc]
                 net = heads.embedding_net(self, "embedding_cache", [rows, 1])
                 self.save_mlir_module(net, self.directory("embedding_cache", number))
             self.save_mlir_module(heads.logits_net(self, rows), self.directory("lm_head", number))
+        if self._share is not None and not self._share.prompt_names:
+            ids = [1, self._share.unshare_tokens]
+            name = "embedding_unshare"
+            self.save_mlir_module(heads.embedding_net(self, name, ids), name)
 
     def gen_sample_head_mlir(self, *limits: int) -> None:
         """The greedy head alone: sampling for several rows is the host's."""
@@ -67,6 +83,15 @@ class BatchedConverter(LlmConverter):  # type: ignore[misc]
         variants = len(self._rows) if name == "embedding_cache" else 1
         for number in range(variants):
             super().compile_common(self.directory(name, number), with_size, io_alone)
+        if name == "embedding" and self._share is not None and not self._share.prompt_names:
+            super().compile_common("embedding_unshare")
+
+    def compile_block(self, layer_id: int) -> None:
+        super().compile_block(layer_id)
+        if self._share is not None:
+            name = f"{self._share.added_net}_{layer_id}"
+            self.register_bmodel(name, with_size=False)
+            self._deploy_block_phase(name, layer_id)
 
     def compile_lm_head(self) -> None:
         for number in range(len(self._rows)):

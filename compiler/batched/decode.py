@@ -17,39 +17,27 @@ variant does not compute returns row 0 of its history.
 
 from typing import Any
 
-from llm.LlmInfo import LlmList, LlmType  # type: ignore[import-not-found]
+from llm.LlmInfo import LlmList  # type: ignore[import-not-found]
 from mlir.dialects import top  # type: ignore[import-not-found]
-from mlir.ir import StringAttr  # type: ignore[import-not-found]
-from transform.MLIRImporter import MLIRImporter  # type: ignore[import-not-found]
 
 from compiler.batched.ladder import Variant
-
-# A value of the graph under construction; the vendor's bindings carry no types.
-Value = Any
+from compiler.batched.layer import LayerParts, Value
 
 
-class DecodeNet:
+class DecodeNet(LayerParts):
     """Builds `block_cache_<layer>` for one variant, with the converter's linear and norm."""
 
     def __init__(self, converter: Any, layer: int, variant: Variant, slots: int) -> None:
-        self._converter = converter
-        self._last_layer = layer == converter.num_layers - 1
+        rows, length = variant.rows, variant.length_tokens
+        super().__init__(converter, layer, [rows, 1, converter.hidden_size])
         self._variant = variant
         self._slots = slots
-        names = converter.model_info.weights
-        self._prefix = f"{names[LlmList.LAYERS]}.{layer}."
-        self._names = names
-        rows, length = variant.rows, variant.length_tokens
-        self._states = [rows, 1, converter.hidden_size]
         self._row = [1, 1, converter.num_key_value_heads, converter.head_dim]
         history = [1, length, converter.num_key_value_heads, converter.head_dim]
-        self._mlir = MLIRImporter(
+        self._open(
+            f"block_cache_{layer}",
             [self._states, [rows, 1], [rows, 1, 1, length + 1], *[history] * (2 * slots)],
             [self._states, *[self._row] * (2 * slots)],
-            f"block_cache_{layer}",
-            converter.platform,
-            ["F32", "INT32", "F32", *["F32"] * (2 * slots)],
-            weight_file=f"../block_{layer}_top_weights.npz",
         )
 
     def build(self) -> Any:
@@ -88,87 +76,15 @@ class DecodeNet:
             values = self._merge(history_v, new_v, f"values_{slot}")
             slot_query = self._take_row(query, slot, f"query_{slot}")
             slot_mask = self._take_row(mask, slot, f"mask_{slot}")
-            outputs.append(self._attend(slot_query, keys, values, slot_mask, slot))
+            outputs.append(self._attend(slot_query, keys, values, slot_mask, f"attention_{slot}"))
         merged = outputs[0] if len(outputs) == 1 else self._stack(outputs)
         width = self._converter.num_attention_heads * self._converter.head_dim
         projected = self._linear(LlmList.O_PROJ, merged, width, self._converter.hidden_size)
         return projected, new_rows
 
-    def _projections(self, states: Value, positions: Value) -> tuple[Value, Value, Value]:
-        """Query, key (both rotated) and value of all rows: [rows, 1, heads, head_dim]."""
-        c = self._converter
-        normed = c.rms_norm(self._mlir, states, self._path(LlmList.INPUT_LN))
-        heads, kv_heads, dim = c.num_attention_heads, c.num_key_value_heads, c.head_dim
-        query = self._heads(LlmList.Q_PROJ, normed, heads, "query")
-        key = self._heads(LlmList.K_PROJ, normed, kv_heads, "key")
-        value = self._heads(LlmList.V_PROJ, normed, kv_heads, self._row_name("v_cache"))
-        if c.llm_type == LlmType.QWEN3:
-            query = c.rms_norm(self._mlir, query, self._path(LlmList.Q_NORM))
-            key = c.rms_norm(self._mlir, key, self._path(LlmList.K_NORM))
-        cos, sin = (self._rotary(name, positions, dim) for name in ("rotary_cos", "rotary_sin"))
-        query = self._rope(query, sin, cos, "query_rotated")
-        key = self._rope(key, sin, cos, self._row_name("k_cache"))
-        return query, key, value
-
     def _row_name(self, tensor: str) -> str:
         # With one row there is no slice between the projection and the output that bears the name.
         return f"{tensor}_0" if self._variant.rows == 1 else f"{tensor}_rows"
-
-    def _heads(self, projection: str, states: Value, heads: int, name: str) -> Value:
-        width = heads * self._converter.head_dim
-        flat = self._linear(projection, states, self._converter.hidden_size, width)
-        shape = [self._variant.rows, 1, heads, self._converter.head_dim]
-        return top.ReshapeOp(self._type(shape), flat, **self._at(name)).output
-
-    def _rotary(self, name: str, positions: Value, dim: int) -> Value:
-        table = self._mlir.create_weight_op(f"{name}.weight", [self._converter.seq_length, 1, dim])
-        out = self._type([self._variant.rows, 1, 1, dim])
-        return top.GatherOp(out, table, positions, axis=0, **self._at(name)).output
-
-    def _rope(self, states: Value, sin: Value, cos: Value, name: str) -> Value:
-        mode = StringAttr.get("contiguous_halves")
-        shape = self._type(list(states.type.shape))
-        return top.RopeOp(shape, states, sin, cos, rope_mode=mode, **self._at(name)).output
-
-    def _attend(self, query: Value, keys: Value, values: Value, mask: Value, slot: int) -> Value:
-        c = self._converter
-        return top.FAttentionOp(
-            self._type([1, 1, c.num_attention_heads * c.head_dim]),
-            query,
-            keys,
-            values,
-            mask,
-            self._mlir.none_op,
-            scale=c.head_dim**-0.5,
-            batch=1,
-            q_head=c.num_attention_heads,
-            kv_head=c.num_key_value_heads,
-            dim=c.head_dim,
-            mq=1,
-            mk=self._variant.length_tokens + 1,
-            keep_dims=False,
-            **self._at(f"attention_{slot}"),
-        ).output
-
-    def _mlp(self, states: Value) -> Value:
-        c = self._converter
-        hidden, inner = c.hidden_size, c.intermediate_size
-        normed = c.rms_norm(self._mlir, states, self._path(LlmList.POST_ATTN_LN))
-        gate = self._linear(LlmList.MLP_GATE, normed, hidden, inner)
-        gate = c.activate(self._mlir, gate, c.hidden_act, self._path(LlmList.MLP_GATE))
-        up = self._linear(LlmList.MLP_UP, normed, hidden, inner)
-        product_type = self._type([self._variant.rows, 1, inner])
-        product = top.MulOp(product_type, [gate, up], **self._at("mlp_product")).output
-        down = self._linear(LlmList.MLP_DOWN, product, inner, hidden)
-        if not self._last_layer:
-            return self._add(states, down, "output_states")
-        states = self._add(states, down, "residual")
-        return c.rms_norm(self._mlir, states, self._names[LlmList.NORM], "output_states")
-
-    def _linear(self, projection: str, states: Value, width_in: int, width_out: int) -> Value:
-        out = [self._variant.rows, 1, width_out]
-        path = self._path(projection)
-        return self._converter.linear(self._mlir, path, states, [width_in, width_out], out)
 
     def _take_row(self, states: Value, row: int, name: str) -> Value:
         """Row `row` of a [rows, …] tensor as [1, …]; the tensor itself when there is one row."""
@@ -194,30 +110,6 @@ class DecodeNet:
             **self._at(name),
         ).output
 
-    def _merge(self, history: Value, new_row: Value, name: str) -> Value:
-        shape = list(history.type.shape)
-        out = self._type([1, shape[1] + 1, *shape[2:]])
-        both = [history, new_row]
-        return top.ConcatOp(out, both, axis=1, only_merge=True, **self._at(name)).output
-
     def _stack(self, rows: list[Value]) -> Value:
         out = self._type([len(rows), *list(rows[0].type.shape)[1:]])
         return top.ConcatOp(out, rows, axis=0, **self._at("attention_rows")).output
-
-    def _add(self, left: Value, right: Value, name: str) -> Value:
-        return top.AddOp(self._type(self._states), [left, right], **self._at(name)).output
-
-    def _input(self, name: str, index: int) -> Value:
-        return self._mlir.create_input_op(self._location(name), index)
-
-    def _type(self, shape: list[int]) -> Any:
-        return self._mlir.get_tensor_type(shape)
-
-    def _path(self, weight: str) -> str:
-        return str(self._prefix + self._names[weight])
-
-    def _location(self, name: str) -> Any:
-        return self._converter.get_loc(name, self._mlir)
-
-    def _at(self, name: str) -> dict[str, Any]:
-        return {"loc": self._location(name), "ip": self._mlir.insert_point}

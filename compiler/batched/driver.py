@@ -2,7 +2,7 @@
 
 The job holds: checkpoint, output (directories); seq, chunk, max_input (tokens); quantize, head,
 group_size; history, dynamic, embedding_disk (booleans); variants ([[rows, length], …], largest
-first).
+first); share (the fields of `SharePlan`, or null). `seq` is the length of the rotary tables.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from llm.transformers_compat import load_auto_config  # type: ignore[import-not-
 
 from compiler.batched.converter import BatchedConverter  # noqa: E402
 from compiler.batched.ladder import Variant  # noqa: E402
+from compiler.batched.share import SharePlan  # noqa: E402
 
 
 def arguments_of(job: dict[str, Any]) -> argparse.Namespace:
@@ -57,6 +58,7 @@ def main() -> int:
         loader=SafetensorsModelHandle(job["checkpoint"]),
         variants=tuple(Variant(rows, length) for rows, length in job["variants"]),
         head=job["head"],
+        share=None if job["share"] is None else SharePlan(**job["share"]),
     )
     converter.run()
     return 0

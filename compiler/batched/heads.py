@@ -1,6 +1,6 @@
 """Embedding and head nets for several rows (run inside the compiler's environment).
 
-embedding_cache  in input_ids [rows, 1] int32           out states [rows, 1, hidden]
+embedding_*      in input_ids [a, b] int32              out states [a, b, hidden]
 lm_head          in hidden_states [rows, hidden]        out logits [rows, vocab] float32
 greedy_head      in m_logits [rows, vocab] float32      out token_id [rows, 1] int32
 """

@@ -138,6 +138,8 @@ void register_model_spec(py::module_& module) {
       .def_property_readonly("context_length", number(&ModelSpec::context_length))
       .def_property_readonly("max_prompt_length", number(&ModelSpec::max_prompt_length))
       .def_property_readonly("prefill_chunk", number(&ModelSpec::prefill_chunk))
+      .def_property_readonly("history_chunk", number(&ModelSpec::history_chunk))
+      .def_property_readonly("max_history", number(&ModelSpec::max_history))
       .def_property_readonly("history", [](const SpecView& s) { return s.model.history(); })
       .def_property_readonly("dynamic_prefill",
                              [](const SpecView& s) { return s.model.dynamic_prefill; })

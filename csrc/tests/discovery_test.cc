@@ -109,6 +109,39 @@ Nets history_model() {
           decode(1, {kContext, 32, 16})};
 }
 
+constexpr int kRest = 8;
+
+// Of `rows` tokens behind a prefix of kChunk.
+Net masked_history(const std::string& name, int rows) {
+  return make_net(name,
+                  {states(rows), positions(rows),
+                   make_port("attention_mask", kHalf, {1, 1, rows, kChunk + rows}),
+                   kv("history_k", kChunk), kv("history_v", kChunk)},
+                  {states(rows), kv("k", rows), kv("v", rows)});
+}
+
+Nets share_model() {
+  Nets nets = static_model();
+  nets.push_back(embedding("embedding_unshare", kRest));
+  nets.push_back(masked_history("block_unshare_0", kRest));
+  nets.push_back(masked_history("block_unshare_1", kRest));
+  return nets;
+}
+
+// The same under the other names: what was block_<i> is the prompt's, and block_<i> has a history.
+Nets prompt_model() {
+  Nets nets = static_model();
+  for (const char* number : {"0", "1"}) {
+    for (Net& net : nets) {
+      if (net.name == std::string("block_") + number) {
+        net.name = std::string("block_prompt_") + number;
+      }
+    }
+    nets.push_back(masked_history(std::string("block_") + number, kRest));
+  }
+  return nets;
+}
+
 Net& net_of(Nets& nets, const std::string& name) {
   return *std::find_if(nets.begin(), nets.end(), [&](const Net& net) { return net.name == name; });
 }
@@ -156,6 +189,46 @@ TEST(DiscoveryTest, ReadsHistoryAndShapeVariants) {
   EXPECT_EQ(model.spec.features,
             (std::vector<std::string>{"decode-variants", "dynamic-prefill", "history"}));
   EXPECT_EQ(model.layers[1].history, &nets[7]);
+}
+
+TEST(DiscoveryTest, ReadsASharedPrefixUnderBothNamings) {
+  for (const Nets& nets : {share_model(), prompt_model()}) {
+    const ModelNets model = discover(nets);
+    EXPECT_EQ(model.spec.prefill_chunk, kChunk);
+    EXPECT_EQ(model.spec.history_chunk, kRest);
+    EXPECT_EQ(model.spec.max_history, kChunk);
+    EXPECT_EQ(model.spec.max_prompt_length, kChunk + kRest);
+    EXPECT_EQ(model.spec.features, (std::vector<std::string>{"history", "shared-prefix"}));
+    EXPECT_EQ(model.layers[1].prefill->variants[0].inputs.size(), 3U);
+    EXPECT_EQ(model.layers[1].history->variants[0].inputs.size(), 5U);
+    EXPECT_GE(model.history_embedding.rows, kRest);
+  }
+}
+
+TEST(DiscoveryTest, RefusesNetsBehindAPrefixThatDoNotFit) {
+  Nets nets = static_model();
+  nets.push_back(make_net("block_prompt_0", {}, {}));
+  nets.push_back(make_net("block_prompt_1", {}, {}));
+  EXPECT_PRED2(contains, refusal(nets), "net block_prompt_0 has no shape variant with inputs");
+  nets = share_model();
+  remove(nets, "block_unshare_1");
+  EXPECT_PRED2(contains, refusal(nets), "a net block_unshare_<i> in all layers or in none");
+  nets = share_model();
+  net_of(nets, "block_unshare_1").dynamic = true;
+  EXPECT_PRED2(contains, refusal(nets), "net block_unshare_1: expected one shape variant, static");
+  nets = share_model();
+  for (const char* name : {"block_unshare_0", "block_unshare_1"}) net_of(nets, name).dynamic = true;
+  EXPECT_PRED2(contains, refusal(nets), "expected a static net, for it has a mask input");
+  nets = share_model();
+  net_of(nets, "block_unshare_0").variants[0].inputs[port::kMask].shape = {1, 1, kRest, kRest};
+  EXPECT_PRED2(contains, refusal(nets), "net block_unshare_0, mask");
+  nets = share_model();
+  net_of(nets, "embedding_unshare") = embedding("embedding_unshare", kRest - 1);
+  EXPECT_PRED2(contains, refusal(nets), "the 8 tokens of block_unshare_0, not 7");
+  nets = share_model();
+  net_of(nets, "block_cache_0") = decode(0, {kRest});
+  net_of(nets, "block_cache_1") = decode(1, {kRest});
+  EXPECT_PRED2(contains, refusal(nets), "a history of at most 8 rows, the context, not 16");
 }
 
 TEST(DiscoveryTest, AFullContextPromptLeavesARowForTheCompletion) {
@@ -225,8 +298,8 @@ TEST(DiscoveryTest, NamesANetThatIsMissing) {
 
 TEST(DiscoveryTest, NamesANetThatIsNotKnown) {
   Nets nets = static_model();
-  nets.push_back(make_net("block_prompt_0", {}, {}));
-  EXPECT_PRED2(contains, refusal(nets), "net block_prompt_0 is not known");
+  nets.push_back(make_net("block_other_0", {}, {}));
+  EXPECT_PRED2(contains, refusal(nets), "net block_other_0 is not known");
   nets = static_model();
   nets.push_back(static_prefill(3));  // a gap: there is no layer 2
   EXPECT_PRED2(contains, refusal(nets), "net block_3 is not known");

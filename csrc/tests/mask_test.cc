@@ -52,6 +52,13 @@ TEST(MaskTest, ACausalRowSeesNothingAfterIt) {
             (std::vector<float>{0, -9984, -9984, 0, 0, -9984, 0, 0, 0}));
 }
 
+TEST(MaskTest, NewRowsSeeTheHistoryAndThoseBeforeThem) {
+  Mask mask(DType::kFloat32);
+  mask.behind(2, 1, 3);
+  EXPECT_EQ(values(mask, DType::kFloat32),
+            (std::vector<float>{0, -10000, -10000, 0, -10000, 0, -10000, -10000, 0, 0}));
+}
+
 TEST(MaskTest, FloatNetsHideWithMinusTenThousand) {
   Mask mask(DType::kFloat32);
   mask.decode({0}, 1);

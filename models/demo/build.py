@@ -78,6 +78,30 @@ def variants() -> dict[str, Variant]:
                 head="w8f16",
             ),
         ),
+        # Equal rotary tables: these two have the same weights, to the bit.
+        "share": _fixture(
+            "share",
+            "demo_f16_share.bmodel",
+            Options(
+                192,
+                share_tokens=64,
+                unshare_tokens=32,
+                positions_tokens=512,
+                keep_kernel=False,
+            ),
+        ),
+        "prompt": _fixture(
+            "prompt",
+            "demo_f16_prompt.bmodel",
+            Options(
+                256,
+                share_tokens=96,
+                unshare_tokens=64,
+                positions_tokens=512,
+                prompt_names=True,
+                keep_kernel=False,
+            ),
+        ),
     }
 
 

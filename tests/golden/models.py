@@ -21,6 +21,8 @@ STATIC: Final = ROOT / "tests/fixtures/models/static/demo_f16_static.bmodel"
 DYNAMIC: Final = ROOT / "tests/fixtures/models/dynamic/demo_f16_dynamic.bmodel"
 ARGMAX: Final = ROOT / "tests/fixtures/models/argmax/demo_f16_argmax.bmodel"
 BATCH4: Final = ROOT / "tests/fixtures/models/batch4/demo_f16_batch4.bmodel"
+SHARE: Final = ROOT / "tests/fixtures/models/share/demo_f16_share.bmodel"
+PROMPT: Final = ROOT / "tests/fixtures/models/prompt/demo_f16_prompt.bmodel"
 W4F16: Final = ROOT / "tests/fixtures/models/w4f16/demo_w4f16.bmodel"
 
 Ids = NDArray[np.int32]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +14,12 @@ from safetensors.numpy import save_file
 
 from compiler.__main__ import main
 from compiler.checkpoint import Checkpoint
+from compiler.convert import Options, convert
 from compiler.environment import Environment, default_environment, find_python310
 from compiler.errors import CompileError
-from tpuserve import model_dir
+from device_svc import _core
+from tests.golden.models import cosine
+from tpuserve import model_dir, runtime_library
 from tpuserve.bmodel import reader
 
 # The environment is made on first use: 300 MB to download.
@@ -95,6 +100,43 @@ def test_a_batched_model_directory_from_a_checkpoint(checkpoint: Path, tmp_path:
     assert heads is not None
     # Prefill needs the head for one row, whether or not decode does.
     assert [v.outputs[0].shape for v in heads.variants] == [(2, VOCAB), (1, VOCAB)]
+
+
+@pytest.mark.usefixtures("environment")
+@pytest.mark.parametrize("form", ["", " --prompt-names", " --dynamic --batch 2"])
+def test_a_shared_prefix_runs_as_compiled(form: str, checkpoint: Path, tmp_path: Path) -> None:
+    """Prefix and rest in two launches give what prefix and rest in other parts give."""
+    output = tmp_path / "tiny"
+    line = "--seq 64 --share-length 32 --unshare-length 16 --remove-kernel" + form
+    assert main([str(checkpoint), "-o", str(output), *line.split()]) == 0
+    found = runtime_library.find("emulator")
+    library = _core.Library(str(found.directory), emulator=found.emulator)
+    loaded = model_dir.load(output)
+    engine = _core.Engine(library, str(loaded.bmodel), slots=2)
+    spec = engine.spec
+    assert (spec.prefill_chunk, spec.history_chunk, spec.max_prompt_length) == (32, 16, 48)
+    ids = np.arange(1, 39, dtype=np.int32)
+    rows = []
+    for slot, borders in enumerate(((0, 30, 38), (0, 25, 30, 38))):
+        for begin, end in itertools.pairwise(borders):
+            row = engine.prefill(slot, ids[begin:end], begin)
+        rows.append(row)
+    rows += list(engine.decode([0, 1], np.array([7, 7], np.int32)))
+    engine.close()
+    for one, other in ((rows[0], rows[1]), (rows[2], rows[3])):
+        assert one is not None
+        assert other is not None
+        assert cosine(one.astype(np.float32), other.astype(np.float32)) >= 0.9999
+
+
+def test_a_family_of_its_own_has_no_shared_prefix(
+    environment: Environment, checkpoint: Path, tmp_path: Path
+) -> None:
+    opened = Checkpoint.open(checkpoint)
+    other = replace(opened, config={**opened.config, "model_type": "gpt_bigcode"})
+    options = Options(64, share_tokens=32, unshare_tokens=16)
+    with pytest.raises(CompileError, match="not there for gpt_bigcode"):
+        convert(other, options, environment, tmp_path)
 
 
 def test_the_converters_own_batch_does_not_compile(

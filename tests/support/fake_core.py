@@ -118,8 +118,9 @@ class FakeEngine:
 
     launch_s: how long a prefill or decode launch sleeps. fail_at: number of the launch that fails,
     counted from 1. before_launch: called at the start of every launch, to hold the engine still.
-    history: whether prefill may continue behind tokens. refuse_id: a token id that decode refuses,
-    as a slot-specific error.
+    history: whether prefill may continue behind tokens. later_tokens: as a bmodel for shared
+    prefixes, with a prefix of at most chunk_tokens and so many behind it. refuse_id: a token id
+    that decode refuses, as a slot-specific error.
     """
 
     def __init__(
@@ -129,6 +130,7 @@ class FakeEngine:
         decode_rows: int | None = None,
         context_length: int = 512,
         chunk_tokens: int = 64,
+        later_tokens: int = 0,
         vocab_size: int = 1024,
         argmax: bool = False,
         history: bool = True,
@@ -139,13 +141,16 @@ class FakeEngine:
     ) -> None:
         self._shape = ModelShape(
             context_length=context_length,
-            max_prompt_length=context_length - 1 if history else chunk_tokens,
+            max_prompt_length=(
+                chunk_tokens + later_tokens if later_tokens or not history else context_length - 1
+            ),
             prefill_chunk_tokens=chunk_tokens,
             vocab_size=vocab_size,
             argmax=argmax,
             features=tuple(
                 sorted(["argmax-head" if argmax else "logits", *(["history"] if history else [])])
             ),
+            history_chunk_tokens=later_tokens,
         )
         self._kv = [FakeKv(context_length) for _ in range(slots)]
         self._decode_rows = decode_rows or slots
@@ -184,10 +189,14 @@ class FakeEngine:
         self, slot: int, ids: NDArray[np.int32], position: int, *, last: bool
     ) -> Rows | None:
         self._check_thread()
-        if not 1 <= len(ids) <= self._shape.prefill_chunk_tokens:
-            raise ValueError(f"{len(ids)} ids in a chunk of {self._shape.prefill_chunk_tokens}")
+        borders = self._shape.borders
+        most = borders.later_tokens if position else borders.first_tokens
+        if not 1 <= len(ids) <= most:
+            raise ValueError(f"{len(ids)} ids in a chunk of {most}")
         kv = self._kv[slot]
         highest = kv.length if self._shape.history else 0
+        if self._shape.history_chunk_tokens:
+            highest = min(highest, borders.first_tokens)
         if not 0 <= position <= highest:
             raise ValueError(f"position {position}: expected 0 to {highest}")
         self._check_room(slot, position + len(ids))

@@ -11,7 +11,8 @@ from tpuserve.bmodel.model import Bmodel, Net, Tensor, Variant
 class LanguageModel:
     """Lengths in tokens. `vocab_size` is 0 when an argmax head hides it.
 
-    decode_rows: sequences that one decode launch serves.
+    decode_rows: sequences that one decode launch serves. history_chunk_tokens: most tokens of one
+    prefill behind rows that a slot holds, 0 without such nets.
     """
 
     layers: int
@@ -20,6 +21,7 @@ class LanguageModel:
     context_length: int
     max_prompt_length: int
     prefill_chunk_tokens: int
+    history_chunk_tokens: int
     decode_rows: int
     decode_lengths: tuple[int, ...]
     kv_heads: int
@@ -38,7 +40,9 @@ def describe(bmodel: Bmodel) -> LanguageModel | None:
     layers = 0
     while bmodel.net(f"block_{layers}") and bmodel.net(f"block_cache_{layers}"):
         layers += 1
-    prefill, decode = bmodel.net("block_0"), bmodel.net("block_cache_0")
+    # A shared prefix has nets of its own in one of the two namings that there are.
+    prefill = bmodel.net("block_prompt_0") or bmodel.net("block_0")
+    decode = bmodel.net("block_cache_0")
     if prefill is None or decode is None:
         return None
     states, history = _input(prefill.variants[0], 0), _input(decode.variants[0], -2)
@@ -50,7 +54,7 @@ def describe(bmodel: Bmodel) -> LanguageModel | None:
         if (key := _input(variant, -2)) is not None and len(key.shape) == 4
     }
     context, chunk = max(lengths), states.shape[1]
-    with_history = bmodel.net("block_kv_0") is not None
+    later_tokens, max_history = _history_of(_history_net(bmodel))
     _, _, kv_heads, head_dim = history.shape
     kv = sum(_kv_bytes_per_token(bmodel.net(f"block_cache_{layer}")) for layer in range(layers))
     head = bmodel.net("lm_head")
@@ -61,8 +65,9 @@ def describe(bmodel: Bmodel) -> LanguageModel | None:
         hidden_size=states.shape[2],
         vocab_size=_width(logits) if logits is not None and not is_argmax else 0,
         context_length=context,
-        max_prompt_length=context - 1 if with_history else min(chunk, context - 1),
+        max_prompt_length=min(max(chunk, max_history + later_tokens), context - 1),
         prefill_chunk_tokens=chunk,
+        history_chunk_tokens=later_tokens,
         decode_rows=decode_rows(decode),
         decode_lengths=tuple(sorted(lengths, reverse=True)),
         kv_heads=kv_heads,
@@ -71,6 +76,23 @@ def describe(bmodel: Bmodel) -> LanguageModel | None:
         kv_bytes_per_token=kv,
         features=_features(bmodel, prefill, is_argmax=is_argmax, variants=len(decode.variants)),
     )
+
+
+def _history_net(bmodel: Bmodel) -> Net | None:
+    """What prefills behind rows that a slot holds."""
+    if bmodel.net("block_prompt_0") is not None:
+        return bmodel.net("block_0")
+    return bmodel.net("block_unshare_0") or bmodel.net("block_kv_0")
+
+
+def _history_of(net: Net | None) -> tuple[int, int]:
+    """Most tokens of its launches, and most rows before them; K and V are its last inputs."""
+    if net is None:
+        return 0, 0
+    states, history = _input(net.variants[0], 0), _input(net.variants[0], -2)
+    if states is None or history is None or len(states.shape) != 3 or len(history.shape) != 4:
+        return 0, 0
+    return states.shape[1], history.shape[1]
 
 
 def decode_rows(net: Net | None) -> int:
@@ -87,13 +109,14 @@ def _features(bmodel: Bmodel, prefill: Net, *, is_argmax: bool, variants: int) -
         found.add("decode-variants")
     if decode_rows(bmodel.net("block_cache_0")) > 1:
         found.add("batched-decode")
+    if _history_net(bmodel) is not None:
+        found.add("history")
     for net, feature in (
-        ("block_kv_0", "history"),
         ("greedy_head", "greedy-head"),
         ("sample_head", "sample-head"),
         ("penalty_sample_head", "penalty-sample-head"),
-        ("block_unshare_0", "share-prefix"),
-        ("block_prompt_0", "share-prompt"),
+        ("block_unshare_0", "shared-prefix"),
+        ("block_prompt_0", "shared-prefix"),
         ("vit", "vit"),
     ):
         if bmodel.net(net) is not None:

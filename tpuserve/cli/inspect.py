@@ -141,6 +141,8 @@ def _page(found: Inspection) -> str:
 def _language_rows(language: LanguageModel) -> list[tuple[str, str]]:
     vocabulary = f"{language.vocab_size} logits" if language.vocab_size else "argmax head"
     lengths = ", ".join(str(length) for length in language.decode_lengths)
+    shared = language.history_chunk_tokens not in (0, language.prefill_chunk_tokens)
+    later = f" and behind a prefix {language.history_chunk_tokens}" if shared else ""
     batch = f", {language.decode_rows} requests a step" if language.decode_rows > 1 else ""
     return [
         (
@@ -151,8 +153,8 @@ def _language_rows(language: LanguageModel) -> list[tuple[str, str]]:
         (
             "lengths",
             f"context {language.context_length} tokens, prompt at most "
-            f"{language.max_prompt_length}, prefill {language.prefill_chunk_tokens} at a time, "
-            f"decode nets for {lengths}{batch}",
+            f"{language.max_prompt_length}, prefill {language.prefill_chunk_tokens}{later} "
+            f"at a time, decode nets for {lengths}{batch}",
         ),
         ("features", ", ".join(language.features)),
         (

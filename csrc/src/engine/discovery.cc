@@ -26,9 +26,14 @@ struct NameScheme {
   const char* history;
 };
 
-// Today's converter, and the bmodels of 2023 that kept the model's name.
-constexpr NameScheme kSchemes[] = {{"block_", "block_cache_", "block_kv_"},
+// A shared prefix and what follows it, in the two namings that there are; today's converter; and
+// the bmodels of 2023 that kept the model's name. The first whose prefill and history are there
+// counts, else the first of the others.
+constexpr NameScheme kSchemes[] = {{"block_prompt_", "block_cache_", "block_"},
+                                   {"block_", "block_cache_", "block_unshare_"},
+                                   {"block_", "block_cache_", "block_kv_"},
                                    {"qwen_block_", "qwen_block_cache_", "qwen_block_kv_"}};
+constexpr std::size_t kSharing = 2;  // of these schemes come first
 
 // Nets beside the layers that may be there; those with a feature are reported, not used yet.
 enum Part { kFirst, kLast };
@@ -40,6 +45,7 @@ struct KnownNet {
 constexpr KnownNet kKnownNets[] = {
     {"embedding", nullptr, kFirst},
     {"embedding_cache", nullptr, kFirst},
+    {"embedding_unshare", nullptr, kFirst},
     {"lm_head", nullptr, kLast},
     {"greedy_head", "greedy-head", kLast},
     {"sample_head", "sample-head", kLast},
@@ -89,33 +95,46 @@ class Discoverer {
     return *net;
   }
 
+  bool exists(const std::string& wanted) const {
+    return std::any_of(nets_.begin(), nets_.end(),
+                       [&wanted](const Net& net) { return net.name == wanted; });
+  }
+
   // The number of the part's lowest layer; 0 when it has none.
-  int first_layer(const NameScheme& scheme) {
+  int first_layer(const NameScheme& scheme) const {
     constexpr int kMostLayers = 4096;
-    for (int i = 0; i < kMostLayers; ++i) {
-      if (find(scheme.prefill + std::to_string(i)) != nullptr) return i;
+    for (int i = 0; i < kMostLayers && !model_.role.first; ++i) {
+      if (exists(scheme.prefill + std::to_string(i))) return i;
     }
     return 0;
   }
 
-  void find_layers() {
+  const NameScheme& choose_scheme() const {
     for (const NameScheme& scheme : kSchemes) {
-      model_.first_layer = model_.role.first ? 0 : first_layer(scheme);
-      for (int i = model_.first_layer;; ++i) {
-        const std::string number = std::to_string(i);
-        LayerNets layer;
-        layer.prefill = find(scheme.prefill + number);
-        layer.decode = find(scheme.decode + number);
-        layer.history = find(scheme.history + number);
-        if (layer.prefill == nullptr && layer.decode == nullptr) break;
-        if (layer.prefill == nullptr) require(scheme.prefill + number, "prefill of a layer");
-        if (layer.decode == nullptr) require(scheme.decode + number, "decode of a layer");
-        model_.layers.push_back(layer);
-      }
-      if (!model_.layers.empty()) break;
+      const std::string number = std::to_string(first_layer(scheme));
+      if (exists(scheme.prefill + number) && exists(scheme.history + number)) return scheme;
     }
-    if (model_.layers.empty()) {
-      throw BmodelError("no net block_0: the bmodel has no layers of a language model");
+    for (const NameScheme& scheme : kSchemes) {
+      if (&scheme < kSchemes + kSharing) continue;
+      const std::string number = std::to_string(first_layer(scheme));
+      if (exists(scheme.prefill + number) || exists(scheme.decode + number)) return scheme;
+    }
+    throw BmodelError("no net block_0: the bmodel has no layers of a language model");
+  }
+
+  void find_layers() {
+    scheme_ = &choose_scheme();
+    model_.first_layer = first_layer(*scheme_);
+    for (int i = model_.first_layer;; ++i) {
+      const std::string number = std::to_string(i);
+      LayerNets layer;
+      layer.prefill = find(scheme_->prefill + number);
+      layer.decode = find(scheme_->decode + number);
+      layer.history = find(scheme_->history + number);
+      if (layer.prefill == nullptr && layer.decode == nullptr) break;
+      if (layer.prefill == nullptr) require(scheme_->prefill + number, "prefill of a layer");
+      if (layer.decode == nullptr) require(scheme_->decode + number, "decode of a layer");
+      model_.layers.push_back(layer);
     }
     model_.spec.layers = static_cast<int>(model_.layers.size());
   }
@@ -124,8 +143,10 @@ class Discoverer {
     const Net& net = require("embedding", "token ids to hidden states of a prompt");
     const Net* cache = find("embedding_cache");
     model_.prefill_embedding = read_prefill_embedding(net);
+    const Net* later = find("embedding_unshare");
+    model_.history_embedding =
+        later != nullptr ? read_prefill_embedding(*later) : model_.prefill_embedding;
     const ShapeVariant& variant = *model_.prefill_embedding.variant;
-    model_.prefill_rows = model_.prefill_embedding.rows;
     model_.spec.hidden_size = variant.outputs[0].shape[2];
     model_.spec.dtype = variant.outputs[0].dtype;
     // Older bmodels have no second net but a second shape variant, for one token.
@@ -135,12 +156,9 @@ class Discoverer {
   // What the embedding tells of a whole model, a later part's first layer tells.
   void read_states() {
     const Net& net = *model_.layers[0].prefill;
-    if (net.variants.empty()) throw BmodelError("net " + net.name + " has no shape variant");
-    const Signature signature(net, net.variants[0]);
-    signature.rank(port::kStates, "hidden states", 3);
-    signature.float_input(port::kStates);
+    rows_of(net);
+    Signature(net, net.variants[0]).float_input(port::kStates);
     const runtime::Port& states = net.variants[0].inputs[port::kStates];
-    model_.prefill_rows = states.shape[1];
     model_.spec.hidden_size = states.shape[2];
     model_.spec.dtype = states.dtype;
   }
@@ -177,36 +195,58 @@ class Discoverer {
 
   void read_prefill() {
     const Net& first = *model_.layers[0].prefill;
+    model_.prefill_rows = rows_of(first);
+    check_embedding(first, model_.prefill_embedding);
     model_.spec.dynamic_prefill = first.dynamic;
     model_.spec.prefill_chunk = model_.prefill_rows;
     for (const LayerNets& layer : model_.layers) check_prefill(*layer.prefill, first);
   }
 
-  void check_prefill(const Net& net, const Net& first) const {
-    const ModelSpec& spec = model_.spec;
-    const int rows = spec.prefill_chunk;
-    if (net.dynamic != first.dynamic || net.variants.size() != 1) {
-      throw BmodelError("net " + net.name + ": expected one shape variant, " +
-                        (first.dynamic ? "dynamic" : "static") + " as " + first.name);
+  // Tokens that a prefill net takes.
+  static int rows_of(const Net& net) {
+    if (net.variants.empty() || net.variants[0].inputs.empty()) {
+      throw BmodelError("net " + net.name + " has no shape variant with inputs");
     }
+    Signature(net, net.variants[0]).rank(port::kStates, "hidden states", 3);
+    return net.variants[0].inputs[port::kStates].shape[1];
+  }
+
+  void check_embedding(const Net& net, const EmbeddingNet& embedding) const {
+    const int rows = rows_of(net);
+    if (!model_.role.first || rows <= embedding.rows) return;
+    throw BmodelError("net " + embedding.net->name + ": expected a shape variant for the " +
+                      std::to_string(rows) + " tokens of " + net.name + ", not " +
+                      std::to_string(embedding.rows));
+  }
+
+  static void check_alike(const Net& net, const Net& first) {
+    if (net.dynamic == first.dynamic && net.variants.size() == 1) return;
+    throw BmodelError("net " + net.name + ": expected one shape variant, " +
+                      (first.dynamic ? "dynamic" : "static") + " as " + first.name);
+  }
+
+  void check_prefill(const Net& net, const Net& first) const {
+    const int rows = model_.prefill_rows;
+    check_alike(net, first);
     const Signature signature(net, net.variants[0]);
     // Dynamic nets of today's converter have their causal mask inside.
     const bool masked = first.variants[0].inputs.size() == 3;
     if (!masked && !first.dynamic) signature.counts(3, 3);
     signature.counts(masked ? 3 : 2, 3);
-    signature.input(port::kStates, "hidden states", {1, rows, spec.hidden_size}, spec.dtype);
-    signature.positions(port::kPositions, rows);
+    check_tokens(signature, rows);
     if (masked) {
       signature.input(port::kMask, "mask", {1, 1, rows, rows}, std::nullopt);
       signature.float_input(port::kMask);
     }
-    check_prefill_outputs(signature);
   }
 
-  void check_prefill_outputs(const Signature& signature) const {
+  // What all prefill nets have in common.
+  void check_tokens(const Signature& signature, int rows) const {
     const ModelSpec& spec = model_.spec;
-    const int rows = spec.prefill_chunk;
-    signature.output(port::kOutStates, "hidden states", {1, rows, spec.hidden_size}, spec.dtype);
+    const std::vector<int> states = {1, rows, spec.hidden_size};
+    signature.input(port::kStates, "hidden states", states, spec.dtype);
+    signature.positions(port::kPositions, rows);
+    signature.output(port::kOutStates, "hidden states", states, spec.dtype);
     const std::vector<int> kv = {1, rows, spec.kv_heads, spec.head_dim};
     signature.output(port::kOutK, "k", kv, spec.dtype);
     signature.output(port::kOutV, "v", kv, spec.dtype);
@@ -217,34 +257,52 @@ class Discoverer {
   void read_history() {
     const Net* first = model_.layers[0].history;
     for (std::size_t i = 0; i < model_.layers.size(); ++i) {
-      const Net* net = model_.layers[i].history;
-      if ((net == nullptr) != (first == nullptr)) {
-        throw BmodelError("layer " + std::to_string(number_of(i)) + ": expected a net " +
-                          std::string(kSchemes[0].history) + "<i> in all layers or in none");
-      }
-      if (net != nullptr) check_history(*net, *first);
+      if ((model_.layers[i].history == nullptr) == (first == nullptr)) continue;
+      throw BmodelError("layer " + std::to_string(number_of(i)) + ": expected a net " +
+                        scheme_->history + "<i> in all layers or in none");
     }
-    if (first != nullptr) {
-      model_.spec.max_history = first->variants[0].inputs[port::kHistoryK].shape[1];
-    }
+    if (first == nullptr) return;
+    model_.history_rows = rows_of(*first);
+    check_embedding(*first, model_.history_embedding);
+    model_.spec.history_chunk = model_.history_rows;
+    const ShapeVariant& variant = first->variants[0];
+    const Signature signature(*first, variant);
+    const bool masked = variant.inputs.size() == port::kMaskedHistory;
+    signature.counts(masked ? port::kMaskedHistory : port::kUnmaskedHistory, 3);
+    signature.rank(port::history_k(variant), "history k", 4);
+    model_.spec.max_history = variant.inputs[port::history_k(variant)].shape[1];
+    for (const LayerNets& layer : model_.layers) check_history(*layer.history, *first);
   }
 
   void check_history(const Net& net, const Net& first) const {
     const ModelSpec& spec = model_.spec;
-    if (!net.dynamic || net.variants.size() != 1) {
-      throw BmodelError("net " + net.name + ": expected a dynamic net with one shape variant");
+    const std::size_t inputs = first.variants[0].inputs.size();
+    const bool masked = inputs == port::kMaskedHistory;
+    check_alike(net, first);
+    if (net.dynamic == masked) {
+      throw BmodelError("net " + net.name + ": expected a " +
+                        (masked ? "static net, for it has a mask input"
+                                : "dynamic net, for it has no mask input"));
     }
-    const Signature signature(net, net.variants[0]);
-    signature.counts(4, 3);
-    signature.input(port::kStates, "hidden states", {1, spec.prefill_chunk, spec.hidden_size},
-                    spec.dtype);
-    signature.positions(port::kPositions, spec.prefill_chunk);
-    Signature(first, first.variants[0]).rank(port::kHistoryK, "history k", 4);
-    const int length = first.variants[0].inputs[port::kHistoryK].shape[1];
-    const std::vector<int> kv = {1, length, spec.kv_heads, spec.head_dim};
-    signature.input(port::kHistoryK, "history k", kv, spec.dtype);
-    signature.input(port::kHistoryV, "history v", kv, spec.dtype);
-    check_prefill_outputs(signature);
+    const ShapeVariant& variant = net.variants[0];
+    const Signature signature(net, variant);
+    signature.counts(inputs, 3);
+    check_tokens(signature, model_.history_rows);
+    if (masked) check_history_mask(net, signature);
+    const std::vector<int> kv = {1, spec.max_history, spec.kv_heads, spec.head_dim};
+    signature.input(port::history_k(variant), "history k", kv, spec.dtype);
+    signature.input(port::history_v(variant), "history v", kv, spec.dtype);
+  }
+
+  void check_history_mask(const Net& net, const Signature& signature) const {
+    const ModelSpec& spec = model_.spec;
+    const int rows = model_.history_rows;
+    signature.input(port::kMask, "mask", {1, 1, rows, spec.max_history + rows}, std::nullopt);
+    signature.float_input(port::kMask);
+    if (spec.max_history <= spec.context_length) return;
+    throw BmodelError("net " + net.name + ": expected a history of at most " +
+                      std::to_string(spec.context_length) + " rows, the context, not " +
+                      std::to_string(spec.max_history));
   }
 
   void read_head() {
@@ -300,8 +358,9 @@ class Discoverer {
       if (used_.count(net.name) != 0) continue;
       throw BmodelError("net " + net.name +
                         " is not known: expected embedding, embedding_cache, block_<i>, "
-                        "block_cache_<i>, block_kv_<i>, lm_head, greedy_head, sample_head, "
-                        "penalty_sample_head or vit, with layers numbered from 0 without gaps");
+                        "block_cache_<i>, block_kv_<i>, block_unshare_<i>, block_prompt_<i>, "
+                        "lm_head, greedy_head, sample_head, penalty_sample_head or vit, with "
+                        "layers numbered from 0 without gaps");
     }
   }
 
@@ -310,8 +369,9 @@ class Discoverer {
     // A prompt that fills the context leaves no row for its first completion token.
     const int room = spec.context_length - 1;
     spec.prefill_chunk = std::min(spec.prefill_chunk, room);
+    spec.history_chunk = std::min(spec.history_chunk, room);
     spec.max_prompt_length =
-        spec.history() ? std::min(room, spec.max_history + spec.prefill_chunk) : spec.prefill_chunk;
+        std::max(spec.prefill_chunk, std::min(room, spec.max_history + spec.history_chunk));
     spec.kv_bytes_per_slot = 2ULL * static_cast<std::uint64_t>(spec.layers) *
                              static_cast<std::uint64_t>(spec.context_length) *
                              static_cast<std::uint64_t>(spec.kv_heads) *
@@ -321,6 +381,7 @@ class Discoverer {
   void collect_features() {
     const ModelSpec& spec = model_.spec;
     if (spec.history()) features_.insert("history");
+    if (scheme_ < kSchemes + kSharing) features_.insert("shared-prefix");
     if (spec.dynamic_prefill) features_.insert("dynamic-prefill");
     if (spec.decode_rows > 1) features_.insert("batched-decode");
     if (spec.decode_variants.size() > 1) features_.insert("decode-variants");
@@ -328,6 +389,7 @@ class Discoverer {
   }
 
   const std::vector<Net>& nets_;
+  const NameScheme* scheme_ = nullptr;
   ModelNets model_;
   std::set<std::string> used_;
   std::set<std::string> features_;

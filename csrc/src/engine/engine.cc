@@ -180,14 +180,15 @@ void Engine::prefill(int slot, const std::int32_t* ids, std::size_t count, int p
   Resident& r = resident();
   check_slot(slot);
   int& length = r.length(slot);
-  if (count < 1 || count > static_cast<std::size_t>(spec_.prefill_chunk)) {
-    refuse(std::to_string(count) + " ids: one prefill takes 1 to " +
-           std::to_string(spec_.prefill_chunk));
-  }
+  const int most = position > 0 ? spec_.history_chunk : spec_.prefill_chunk;
   const int highest = std::min(length, spec_.max_history);
   if (position < 0 || position > highest) {
     refuse("position " + std::to_string(position) + ": expected 0 to " + std::to_string(highest) +
            (spec_.history() ? "" : " (the bmodel has no prefill with history)"));
+  }
+  if (count < 1 || count > static_cast<std::size_t>(most)) {
+    refuse(std::to_string(count) + " ids: one prefill " +
+           (position > 0 ? "behind resident rows " : "") + "takes 1 to " + std::to_string(most));
   }
   const int end = position + static_cast<int>(count);
   if (end > spec_.max_prompt_length) {

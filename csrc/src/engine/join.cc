@@ -13,7 +13,8 @@ namespace {
 bool same_shapes(const ModelSpec& a, const ModelSpec& b) {
   const auto key = [](const ModelSpec& s) {
     return std::tie(s.hidden_size, s.dtype, s.kv_heads, s.head_dim, s.context_length,
-                    s.prefill_chunk, s.max_history, s.dynamic_prefill, s.decode_rows);
+                    s.prefill_chunk, s.history_chunk, s.max_history, s.dynamic_prefill,
+                    s.decode_rows);
   };
   const auto same_variant = [](const DecodeShape& x, const DecodeShape& y) {
     return x.rows == y.rows && x.length == y.length;

@@ -49,4 +49,15 @@ void Mask::causal(int rows) {
   for (std::size_t row = 0; row < n; ++row) hide(row * n + row + 1, (row + 1) * n);
 }
 
+void Mask::behind(int rows, int history, int capacity) {
+  const auto n = static_cast<std::size_t>(rows);
+  const auto first_new = static_cast<std::size_t>(capacity);
+  const std::size_t width = first_new + n;
+  resize(n * width);
+  for (std::size_t row = 0; row < n; ++row) {
+    hide(row * width + static_cast<std::size_t>(history), row * width + first_new);
+    hide(row * width + first_new + row + 1, (row + 1) * width);
+  }
+}
+
 }  // namespace tpuserve::engine

@@ -23,39 +23,66 @@ Tensor with_rows(const Port& port, int axis, int rows, MemoryRef memory) {
   return tensor;
 }
 
+// Rows of hidden states that a launch may leave, padding of the embedding nets included.
+std::size_t most_rows(const ModelNets& nets) {
+  return static_cast<std::size_t>(
+      std::max({nets.prefill_rows, nets.history_rows, nets.prefill_embedding.rows,
+                nets.history_embedding.rows}));
+}
+
+std::size_t positions_bytes(const ModelNets& nets) {
+  const LayerNets& layer = nets.layers[0];
+  std::size_t bytes = 0;
+  for (const Net* net : {layer.prefill, layer.history}) {
+    if (net == nullptr) continue;
+    bytes = std::max(bytes, bytes_of(net->variants[0].inputs[port::kPositions]));
+  }
+  return bytes;
+}
+
 }  // namespace
+
+Prefill::MaskInput::MaskInput(runtime::Chip& chip, const Port& port)
+    : mask(port.dtype), memory(chip, bytes_of(port)) {}
+
+Prefill::Kind::Kind(runtime::Chip& chip, const Net& net)
+    : rows(net.variants[0].inputs[port::kStates].shape[1]), dynamic(net.dynamic) {
+  const std::vector<Port>& inputs = net.variants[0].inputs;
+  if (inputs.size() == port::kMask + 1 || inputs.size() == port::kMaskedHistory) {
+    mask.emplace(chip, inputs[port::kMask]);
+  }
+}
 
 Prefill::Prefill(runtime::Chip& chip, const ModelNets& nets)
     : chip_(chip),
-      rows_(nets.prefill_rows),
+      max_history_(nets.spec.max_history),
       context_length_(nets.spec.context_length),
+      first_(chip, *nets.layers[0].prefill),
       state_bytes_(static_cast<std::size_t>(nets.spec.hidden_size) * size_bytes(nets.spec.dtype)),
-      states_a_(chip, static_cast<std::size_t>(rows_) * state_bytes_),
-      states_b_(chip, static_cast<std::size_t>(rows_) * state_bytes_),
-      positions_(chip, bytes_of(nets.layers[0].prefill->variants[0].inputs[port::kPositions])),
-      dynamic_(nets.spec.dynamic_prefill) {
-  const std::vector<Port>& inputs = nets.layers[0].prefill->variants[0].inputs;
-  if (inputs.size() <= port::kMask) return;
-  mask_.emplace(inputs[port::kMask].dtype);
-  mask_memory_.emplace(chip, bytes_of(inputs[port::kMask]));
-  if (!dynamic_) {
+      states_a_(chip, most_rows(nets) * state_bytes_),
+      states_b_(chip, most_rows(nets) * state_bytes_),
+      positions_(chip, positions_bytes(nets)) {
+  if (nets.spec.history()) later_.emplace(chip, *nets.layers[0].history);
+  if (first_.mask.has_value() && !first_.dynamic) {
     // The causal mask of all rows suits every prompt: rows past its end are computed for nobody.
-    mask_->causal(rows_);
-    chip_.upload(mask_memory_->ref(), mask_->data(), mask_->size_bytes());
+    Mask& mask = first_.mask->mask;
+    mask.causal(first_.rows);
+    chip_.upload(first_.mask->memory.ref(), mask.data(), mask.size_bytes());
   }
 }
 
 MemoryRef Prefill::launch(Bmodel& bmodel, const ModelNets& nets, const KvRows& kv,
                           const PrefillChunk& chunk, const std::vector<std::uint8_t>* states_in) {
-  const bool dynamic = dynamic_ || chunk.position > 0;
-  const Launch launch{chunk.count, chunk.position, dynamic ? chunk.count : rows_};
+  const bool later = chunk.position > 0;
+  Kind& kind = later ? *later_ : first_;
+  const Launch launch{chunk.count, chunk.position, kind.dynamic ? chunk.count : kind.rows};
   if (nets.role.first) {
-    embed(bmodel, nets.prefill_embedding, chunk);
+    embed(bmodel, later ? nets.history_embedding : nets.prefill_embedding, chunk);
   } else {
     chip_.upload(states_a_.ref(), states_in->data(), states_in->size());
   }
   upload_positions(nets.layers[0].prefill->variants[0].inputs[port::kPositions], launch);
-  if (mask_.has_value() && dynamic) upload_mask(launch);
+  if (kind.mask.has_value()) upload_mask(kind, launch);
 
   MemoryRef states = states_a_.ref();
   MemoryRef spare = states_b_.ref();
@@ -89,46 +116,61 @@ void Prefill::upload_positions(const Port& port, const Launch& launch) {
   chip_.upload(positions_.ref(), staging_.data(), staging_.size() * sizeof(std::int32_t));
 }
 
-void Prefill::upload_mask(const Launch& launch) {
-  // Dynamic nets take the mask packed to the rows of the launch.
-  mask_->causal(launch.rows);
-  chip_.upload(mask_memory_->ref(), mask_->data(), mask_->size_bytes());
+void Prefill::upload_mask(Kind& kind, const Launch& launch) {
+  Mask& mask = kind.mask->mask;
+  if (launch.later()) {
+    mask.behind(launch.rows, launch.position, max_history_);
+  } else if (kind.dynamic) {
+    // Dynamic nets take the mask packed to the rows of the launch.
+    mask.causal(launch.rows);
+  } else {
+    return;  // uploaded once
+  }
+  chip_.upload(kind.mask->memory.ref(), mask.data(), mask.size_bytes());
+}
+
+void Prefill::add_history(const ShapeVariant& variant, const KvRows& kv, std::size_t layer,
+                          const Launch& launch, std::vector<Tensor>& inputs) {
+  // A static net computes with all rows, hidden ones too: those must be numbers, which all rows of
+  // a slot are.
+  const int rows = later_->dynamic ? launch.position : max_history_;
+  const std::size_t bytes = static_cast<std::size_t>(rows) * kv.row_bytes();
+  const Port& k = variant.inputs[port::history_k(variant)];
+  const Port& v = variant.inputs[port::history_v(variant)];
+  // The one pair of inputs that must be in the net's own memory: the net appends the new rows to
+  // them there. Given by address, the launch succeeds and the logits are wrong.
+  chip_.copy(k.memory, kv.k(layer, 0, rows), bytes);
+  chip_.copy(v.memory, kv.v(layer, 0, rows), bytes);
+  inputs.push_back(with_rows(k, 1, rows, k.memory));
+  inputs.push_back(with_rows(v, 1, rows, v.memory));
 }
 
 void Prefill::launch_layer(Bmodel& bmodel, const LayerNets& nets, std::size_t layer,
                            const KvRows& kv, const Launch& chunk, MemoryRef states,
                            MemoryRef out_states) {
-  const bool later = chunk.position > 0;
-  const Net& net = later ? *nets.history : *nets.prefill;
+  const Kind& kind = chunk.later() ? *later_ : first_;
+  const Net& net = chunk.later() ? *nets.history : *nets.prefill;
   const ShapeVariant& variant = net.variants[0];
   std::vector<Tensor> inputs = {
       with_rows(variant.inputs[port::kStates], 1, chunk.rows, states),
       with_rows(variant.inputs[port::kPositions], 1, chunk.rows, positions_.ref()),
   };
-  if (later) {
-    // The one pair of inputs that must be in the net's own memory: the net appends the new rows to
-    // them there. Given by address, the launch succeeds and the logits are wrong.
-    const Port& k = variant.inputs[port::kHistoryK];
-    const Port& v = variant.inputs[port::kHistoryV];
-    const std::size_t bytes = static_cast<std::size_t>(chunk.position) * kv.row_bytes();
-    chip_.copy(k.memory, kv.k(layer, 0, chunk.position), bytes);
-    chip_.copy(v.memory, kv.v(layer, 0, chunk.position), bytes);
-    inputs.push_back(with_rows(k, 1, chunk.position, k.memory));
-    inputs.push_back(with_rows(v, 1, chunk.position, v.memory));
-  } else if (mask_.has_value()) {
-    Tensor mask = with_rows(variant.inputs[port::kMask], 2, chunk.rows, mask_memory_->ref());
-    mask.shape.set(3, chunk.rows);
+  if (kind.mask.has_value()) {
+    const Port& input = variant.inputs[port::kMask];
+    Tensor mask = with_rows(input, 2, chunk.rows, kind.mask->memory.ref());
+    if (kind.dynamic) mask.shape.set(3, chunk.rows);
     inputs.push_back(mask);
   }
+  if (chunk.later()) add_history(variant, kv, layer, chunk, inputs);
 
   // K and V go straight into the slot. libbmrt wants room for the net's maximum, whatever the
   // launch writes; near the end of the context there is none and they take the way over the net's
   // memory.
-  const bool direct = chunk.position + rows_ <= kv.capacity();
+  const bool direct = chunk.position + kind.rows <= kv.capacity();
   const Port& k_out = variant.outputs[port::kOutK];
   const Port& v_out = variant.outputs[port::kOutV];
-  const MemoryRef k_rows = direct ? kv.k(layer, chunk.position, rows_) : k_out.memory;
-  const MemoryRef v_rows = direct ? kv.v(layer, chunk.position, rows_) : v_out.memory;
+  const MemoryRef k_rows = direct ? kv.k(layer, chunk.position, kind.rows) : k_out.memory;
+  const MemoryRef v_rows = direct ? kv.v(layer, chunk.position, kind.rows) : v_out.memory;
   bmodel.launch(net, inputs,
                 {with_rows(variant.outputs[port::kOutStates], 1, chunk.rows, out_states),
                  with_rows(k_out, 1, chunk.rows, k_rows), with_rows(v_out, 1, chunk.rows, v_rows)});

@@ -40,25 +40,43 @@ class Prefill {
     int count;
     int position;
     int rows;
+
+    bool later() const { return position > 0; }
+  };
+  // The mask of one kind of nets, where it is an input.
+  struct MaskInput {
+    MaskInput(runtime::Chip& chip, const runtime::Port& port);
+
+    Mask mask;
+    runtime::DeviceMemory memory;
+  };
+  // The nets of a prompt's first chunk, or those behind resident rows.
+  struct Kind {
+    Kind(runtime::Chip& chip, const runtime::Net& net);
+
+    int rows;  // the nets' maximum
+    bool dynamic;
+    std::optional<MaskInput> mask;
   };
 
   void embed(runtime::Bmodel& bmodel, const EmbeddingNet& embedding, const PrefillChunk& chunk);
   void upload_positions(const runtime::Port& port, const Launch& launch);
-  void upload_mask(const Launch& launch);
+  void upload_mask(Kind& kind, const Launch& launch);
+  void add_history(const runtime::ShapeVariant& variant, const KvRows& kv, std::size_t layer,
+                   const Launch& launch, std::vector<runtime::Tensor>& inputs);
   void launch_layer(runtime::Bmodel& bmodel, const LayerNets& nets, std::size_t layer,
                     const KvRows& kv, const Launch& chunk, runtime::MemoryRef states,
                     runtime::MemoryRef out_states);
 
   runtime::Chip& chip_;
-  int rows_;  // the nets' maximum
+  int max_history_;
   int context_length_;
+  Kind first_;
+  std::optional<Kind> later_;
   std::size_t state_bytes_;
   runtime::DeviceMemory states_a_;
   runtime::DeviceMemory states_b_;
   runtime::DeviceMemory positions_;
-  std::optional<Mask> mask_;  // when the nets take one
-  std::optional<runtime::DeviceMemory> mask_memory_;
-  bool dynamic_;
   std::vector<std::int32_t> staging_;
 };
 

@@ -39,6 +39,8 @@ def test_shapes(name: str) -> None:
         ("w4f16", (256, 255, 64), (256, 128, 64)),
         ("dynamic", (512, 256, 256), (512,)),
         ("static", (128, 64, 64), (128,)),
+        ("share", (192, 96, 64), (192,)),
+        ("prompt", (256, 160, 96), (256,)),
     ],
 )
 def test_lengths(name: str, lengths: tuple[int, int, int], decode: tuple[int, ...]) -> None:
@@ -54,6 +56,8 @@ def test_lengths(name: str, lengths: tuple[int, int, int], decode: tuple[int, ..
         ("argmax", {"history", "argmax-head"}, {"logits", "greedy-head"}),
         ("dynamic", {"dynamic-prefill", "logits"}, {"history", "decode-variants"}),
         ("static", {"logits"}, {"history", "dynamic-prefill", "decode-variants"}),
+        ("share", {"history", "logits", "shared-prefix"}, {"dynamic-prefill"}),
+        ("prompt", {"history", "logits", "shared-prefix"}, {"dynamic-prefill"}),
     ],
 )
 def test_features(name: str, present: set[str], absent: set[str]) -> None:

@@ -65,6 +65,14 @@ def test_default_lengths_hold_a_chunk(seq: int, chunk: int, lengths: tuple[int, 
         (Options(64, batch=4, sample_head=True), "logits and the best token per row"),
         (Options(64, batch=4, head="int8"), "head is 'int8'"),
         (Options(64, "w4bf16", batch=4, head="w8f16"), "computes in another type"),
+        (Options(64, share_tokens=32), "unshare-length 0 must be positive"),
+        (Options(64, unshare_tokens=32), "share-length 0 and"),
+        (Options(64, share_tokens=40, unshare_tokens=25), r"at most seq \(64\) together"),
+        (Options(64, share_tokens=32, unshare_tokens=16, chunk_tokens=16), "takes the place"),
+        (Options(64, share_tokens=32, unshare_tokens=16, argmax_head=True), "heads are logits"),
+        (Options(64, share_tokens=16, unshare_tokens=32, prompt_names=True), "one embedding net"),
+        (Options(64, prompt_names=True), "go with share-length"),
+        (Options(64, positions_tokens=63), r"at least seq \(64\)"),
     ],
 )
 def test_refuses_what_a_batched_build_cannot_have(options: Options, message: str) -> None:
@@ -82,6 +90,15 @@ def test_the_job_names_every_variant() -> None:
     assert (job["seq"], job["chunk"], job["max_input"]) == (512, 64, 0)
     assert (job["quantize"], job["head"], job["group_size"]) == ("f16", "w8f16", 64)
     assert (job["history"], job["dynamic"]) == (True, False)
+
+
+def test_the_job_names_a_shared_prefix() -> None:
+    line = "HF -o OUT --seq 512 --share-length 256 --unshare-length 64 --positions 1024"
+    options = options_of(parse(line.split()))
+    options.check()
+    job = options.batched_job(Path("in"), Path("out"))
+    assert (job["seq"], job["max_input"], job["variants"]) == (1024, 256, [[1, 512]])
+    assert job["share"] == {"share_tokens": 256, "unshare_tokens": 64, "prompt_names": False}
 
 
 @pytest.mark.parametrize(("quantize", "head"), [("w4bf16", "bf16"), ("w8f16", "f16")])

@@ -25,7 +25,7 @@ struct RowsNet {
 };
 
 struct LayerNets {
-  const runtime::Net* prefill = nullptr;  // a prompt's first chunk
+  const runtime::Net* prefill = nullptr;  // a prompt's first chunk, or a shared prefix
   const runtime::Net* history = nullptr;  // a later chunk; null when the bmodel has none
   const runtime::Net* decode = nullptr;   // one token of each sequence
 };
@@ -44,7 +44,9 @@ struct ModelNets {
   PartRole role;
   int first_layer = 0;             // the number in the names of layers[0]
   int prefill_rows = 0;            // tokens that the prefill nets were compiled for
+  int history_rows = 0;            // those that the nets of later chunks were compiled for, or 0
   EmbeddingNet prefill_embedding;  // of the first part only
+  EmbeddingNet history_embedding;  // the same net unless there is one for later chunks
   RowsNet decode_embedding;        // as well: ids [rows, 1] to hidden states [rows, 1, hidden]
   std::vector<LayerNets> layers;
   // Indices of the decode nets' shape variants, in the order of spec.decode_variants; the same for
@@ -58,11 +60,19 @@ namespace port {
 constexpr std::size_t kStates = 0;
 constexpr std::size_t kPositions = 1;
 constexpr std::size_t kMask = 2;      // decode, and prefill with a mask input
-constexpr std::size_t kHistoryK = 2;  // later chunks: the mask is inside the net
-constexpr std::size_t kHistoryV = 3;
 constexpr std::size_t kOutStates = 0;
 constexpr std::size_t kOutK = 1;
 constexpr std::size_t kOutV = 2;
+
+// Later chunks: K and V of the rows before them come last, behind a mask where that is an input.
+constexpr std::size_t kUnmaskedHistory = 4;  // inputs
+constexpr std::size_t kMaskedHistory = 5;
+inline std::size_t history_k(const runtime::ShapeVariant& variant) {
+  return variant.inputs.size() - 2;
+}
+inline std::size_t history_v(const runtime::ShapeVariant& variant) {
+  return variant.inputs.size() - 1;
+}
 
 // Decode nets have a history, [1, length, kv_heads, head_dim], and a new row for every slot.
 constexpr std::size_t decode_history_k(std::size_t slot) { return 3 + 2 * slot; }

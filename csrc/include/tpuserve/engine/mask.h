@@ -21,6 +21,9 @@ class Mask {
   void decode(const std::vector<int>& lengths, int capacity);
   // A square: row i sees columns 0 to i.
   void causal(int rows);
+  // `rows` new tokens behind `history` of `capacity` resident rows: row i sees columns 0 to
+  // `history`, and of the new ones, which begin at column `capacity`, 0 to i.
+  void behind(int rows, int history, int capacity);
 
   const void* data() const { return bytes_.data(); }
   std::size_t size_bytes() const { return bytes_.size(); }

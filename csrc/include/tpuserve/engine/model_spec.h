@@ -30,7 +30,8 @@ struct ModelSpec {
   int embedding_rows = 0;     // token ids that the embedding knows, 0 when it does not tell
   int context_length = 0;     // KV rows of a slot
   int max_prompt_length = 0;  // longest prompt that prefill takes, in as many calls as needed
-  int prefill_chunk = 0;      // most tokens of one prefill call
+  int prefill_chunk = 0;      // most tokens of one prefill call at position 0
+  int history_chunk = 0;      // most tokens of one behind resident rows, 0 without history
   int max_history = 0;        // highest position that prefill may continue at, 0 without history
   bool dynamic_prefill = false;
   int decode_rows = 1;  // sequences that one decode launch serves at most: the slots of a context
