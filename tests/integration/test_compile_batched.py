@@ -112,7 +112,7 @@ def test_a_shared_prefix_runs_as_compiled(form: str, checkpoint: Path, tmp_path:
     found = runtime_library.find("emulator")
     library = _core.Library(str(found.directory), emulator=found.emulator)
     loaded = model_dir.load(output)
-    engine = _core.Engine(library, str(loaded.bmodel), slots=2)
+    engine = _core.Engine(library, [str(loaded.bmodel)], slots=2)
     spec = engine.spec
     assert (spec.prefill_chunk, spec.history_chunk, spec.max_prompt_length) == (32, 16, 48)
     ids = np.arange(1, 39, dtype=np.int32)
