@@ -148,7 +148,7 @@ class _Answer(_Request):
 
 
 class DetokenizeSession:
-    """Not thread-safe; `close` when the stream ends. `answers` are formats of the model's answers."""
+    """Not thread-safe; `close` when the stream ends. `answers`: how the model writes answers."""
 
     def __init__(
         self,
