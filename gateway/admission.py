@@ -8,8 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
+from gateway.answer import AnswerWish, wish
 from gateway.facts import DeviceFacts, SamplingDefaults, TokenizerFacts
-from gateway.request import GenerationRequest, Priority, Sampling, SamplingChoice
+from gateway.request import GenerationRequest, Priority, Prompt, Sampling, SamplingChoice
 from tpuserve.errors import FeatureMissing, InvalidArgument
 
 # No vocabulary in use has longer tokens; a text past this many bytes per token of context cannot
@@ -25,6 +26,7 @@ class Plan:
 
     `stop_ids` are all ids that end it, `eos_ids` those of them that are the model's own. Ids at or
     above `vocab_size` come from padded rows of the bmodel's head: they count and have no text.
+    `answer` is how its text is read; None leaves it as it is.
     """
 
     model: str
@@ -40,6 +42,7 @@ class Plan:
     vocab_size: int
     deadline_s: float | None
     prefix_key: str
+    answer: AnswerWish | None
 
 
 def check_text_size(text_bytes: int, device: DeviceFacts) -> None:
@@ -57,11 +60,12 @@ def plan(
     request: GenerationRequest,
     prompt_ids: tuple[int, ...],
     *,
+    prompt: Prompt,
     seed: int,
     device: DeviceFacts,
     tokenizer: TokenizerFacts,
 ) -> Plan:
-    """Apply the model's limits and defaults to one prompt.
+    """Apply the model's limits and defaults to one prompt, whose ids are given.
 
     Raises InvalidArgument for lengths and ids beyond the model, FeatureMissing for what its head
     cannot do.
@@ -94,6 +98,7 @@ def plan(
         vocab_size=tokenizer.vocab_size,
         deadline_s=request.deadline_s,
         prefix_key=request.prefix_key,
+        answer=wish(prompt),
     )
 
 

@@ -6,7 +6,17 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from gateway.request import Delta, Event, FinishReason, Started, Timings, TokenLogprob, Usage
+from gateway.answer import whole_calls
+from gateway.request import (
+    Delta,
+    Event,
+    FinishReason,
+    Started,
+    Timings,
+    TokenLogprob,
+    ToolCall,
+    Usage,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +28,8 @@ class Completion:
     reason: FinishReason
     stop: str | None
     timings: Timings
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +65,8 @@ async def collect(events: AsyncGenerator[Event, None]) -> Answer:
                         reason=event.reason,
                         stop=event.stop,
                         timings=event.timings,
+                        reasoning="".join(part.reasoning for part in parts),
+                        tool_calls=whole_calls(c for part in parts for c in part.tool_calls),
                     )
                 )
     assert started is not None

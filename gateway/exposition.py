@@ -91,7 +91,12 @@ _COUNTERS: Final = (
         "Prompt tokens found in resident KV.",
     ),
 )
-_VLLM_REASONS: Final = {"stop": "stop", "stop_sequence": "stop", "length": "length"}
+_VLLM_REASONS: Final = {
+    "stop": "stop",
+    "stop_sequence": "stop",
+    "tool_calls": "stop",
+    "length": "length",
+}
 
 _Row: TypeAlias = tuple[Model, ModelMetrics]
 

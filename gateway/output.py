@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from gateway.answer import joined
 from gateway.request import Delta, Started
 from tpuserve.errors import Overloaded
 
@@ -111,6 +112,8 @@ def _close_run(run: list[Delta], into: list[Output]) -> None:
                 "".join(delta.text for delta in run),
                 [token_id for delta in run for token_id in delta.token_ids],
                 [logprob for delta in run for logprob in delta.logprobs],
+                "".join(delta.reasoning for delta in run),
+                joined(call for delta in run for call in delta.tool_calls),
             )
         )
 
@@ -120,7 +123,8 @@ def _size_bytes(event: Output) -> int:
         top = sum(1 + len(logprob.top) for logprob in event.logprobs)
         return (
             _EVENT_BYTES
-            + 2 * len(event.text)
+            + 2 * (len(event.text) + len(event.reasoning))
+            + sum(_EVENT_BYTES + 2 * len(call.arguments_json) for call in event.tool_calls)
             + _ID_BYTES * len(event.token_ids)
             + _LOGPROB_BYTES * top
         )

@@ -29,6 +29,7 @@ class FinishReason(str, enum.Enum):
     STOP = "stop"
     LENGTH = "length"
     STOP_SEQUENCE = "stop_sequence"
+    TOOL_CALLS = "tool_calls"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +48,17 @@ class Tool:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """`texts` are the parts in reading order, joined without a separator."""
+    """`texts` are the parts in reading order, joined without a separator.
+
+    `reasoning` is what an assistant thought before them.
+    """
 
     role: Role
     texts: tuple[str, ...]
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
     name: str | None = None
+    reasoning: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +72,46 @@ class IdsPrompt:
     ids: tuple[int, ...]
 
 
+class ToolMode(enum.Enum):
+    AUTO = "auto"
+    NONE = "none"
+    REQUIRED = "required"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolChoice:
+    """`function` names the one that must be called; `mode` holds without it.
+
+    `parallel` allows several calls.
+    """
+
+    mode: ToolMode = ToolMode.AUTO
+    function: str | None = None
+    parallel: bool = True
+
+    @property
+    def forced(self) -> bool:
+        return self.function is not None or self.mode is ToolMode.REQUIRED
+
+
 @dataclass(frozen=True, slots=True)
 class ChatPrompt:
+    """`thinking` turns it on or off, None leaves it to the template.
+
+    With `raw_answer` reasoning and calls stay in the text as the model writes them.
+    """
+
     messages: tuple[Message, ...]
     tools: tuple[Tool, ...] = ()
     add_generation_prompt: bool = True
+    tool_choice: ToolChoice = ToolChoice()
+    thinking: bool | None = None
+    raw_answer: bool = False
+
+    @property
+    def offered_tools(self) -> tuple[Tool, ...]:
+        """What the model is shown."""
+        return () if self.tool_choice.mode is ToolMode.NONE else self.tools
 
 
 Prompt: TypeAlias = TextPrompt | IdsPrompt | ChatPrompt
@@ -189,6 +229,19 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """A piece of the completion's call number `index`; the first one has its id and name.
+
+    The arguments of a call's pieces join to its JSON.
+    """
+
+    index: int
+    id: str
+    name: str
+    arguments_json: str
+
+
+@dataclass(frozen=True, slots=True)
 class Delta:
     """New text and tokens of one completion; `logprobs` is empty or one per token id."""
 
@@ -196,6 +249,8 @@ class Delta:
     text: str
     token_ids: list[int]
     logprobs: list[TokenLogprob]
+    reasoning: str = ""
+    tool_calls: tuple[ToolCallDelta, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

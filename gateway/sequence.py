@@ -10,10 +10,11 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Sequence as ReadOnly
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 from gateway.admission import Plan
+from gateway.answer import Given, Text
 from gateway.metrics import CompletionRecord, ModelMetrics
 from gateway.output import Ended, OutputBuffer
 from gateway.prefix_index import BlockChain
@@ -41,16 +42,6 @@ class Piece:
     ids: ReadOnly[int]
     token_bytes_of: ReadOnly[int]
     finish: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """The tokenizer's answer to one piece. `consumed` counts ids up to a stop text's end."""
-
-    text: str
-    stop_index: int | None
-    consumed: int
-    token_bytes: ReadOnly[bytes]
 
 
 @dataclass(slots=True)
@@ -120,10 +111,9 @@ class Sequence:
         self._opened = False
         self._answered_tokens = 0
         self._answered_fed = 0
-        self._text_chars = 0
-        # Set while a replay is under way: what its answer repeats.
-        self._skip_chars = 0
-        self._skip_fed = 0
+        self._given = Given(sequence_id)
+        # Set while a replay is under way: how many ids its answer repeats.
+        self._skip_fed: int | None = None
 
     @property
     def waits_for_device(self) -> bool:
@@ -250,7 +240,6 @@ class Sequence:
         )
         self._steps = deque([pending])
         before = [i for i in self.ids[: self._answered_tokens] if i < self.plan.vocab_size]
-        self._skip_chars = self._text_chars
         self._skip_fed = len(before)
         assert self.tokenizer is not None
         self._opened = True
@@ -270,14 +259,10 @@ class Sequence:
         if not self._steps:
             self.fail(InternalError("the tokenizer answered what it was not asked"))
             return
-        if self._skip_chars or self._skip_fed:
-            answer = Text(
-                answer.text[self._skip_chars :],
-                answer.stop_index,
-                max(0, answer.consumed - self._skip_fed),
-                answer.token_bytes,
-            )
-            self._skip_chars = self._skip_fed = 0
+        if self._skip_fed is not None:
+            consumed = max(0, answer.consumed - self._skip_fed)
+            answer = self._given.rest(replace(answer, consumed=consumed))
+            self._skip_fed = None
         self._answer(answer)
         self._answer_unasked()
 
@@ -289,17 +274,21 @@ class Sequence:
     def _answer(self, answer: Text) -> None:
         step = self._steps.popleft()
         ids = step.ids
-        if answer.stop_index is not None:
+        if answer.cut:
             ids = ids[: self._tokens_of(step, answer.consumed)]
         self._answered_tokens += len(ids)
-        self._text_chars += len(answer.text)
+        tool_calls = self._given.give(answer)
         logprobs = (
             self._with_bytes(step.logprobs, answer.token_bytes)[: len(ids)] if step.logprobs else []
         )
-        if ids or answer.text:
-            self._output.put(Delta(self.index, answer.text, ids, logprobs))
+        if ids or answer.text or answer.reasoning or tool_calls:
+            self._output.put(
+                Delta(self.index, answer.text, ids, logprobs, answer.reasoning, tool_calls)
+            )
         if answer.stop_index is not None:
             self._end(FinishReason.STOP_SEQUENCE, self.plan.stop[answer.stop_index])
+        elif answer.answered or (step.reason is FinishReason.STOP and self._given.called):
+            self._end(FinishReason.TOOL_CALLS, None)
         elif step.reason is not None:
             self._end(step.reason, None)
 

@@ -161,7 +161,14 @@ class GenerationService:
                 sequence = Sequence(
                     f"{request.id}.{index}",
                     index,
-                    plan(request, ids, seed=(seed + draw) % _SEEDS, device=device, tokenizer=facts),
+                    plan(
+                        request,
+                        ids,
+                        prompt=prompt,
+                        seed=(seed + draw) % _SEEDS,
+                        device=device,
+                        tokenizer=facts,
+                    ),
                     owner=active,
                     output=active.output,
                     metrics=model.metrics,

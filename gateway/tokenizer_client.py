@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Final, Protocol
 import grpc
 import grpc.aio
 
+from gateway.answer import CallPiece, Text
 from gateway.facts import SamplingDefaults, TokenizerFacts
 from gateway.peer import CONNECT_TIMEOUT_S, Outbox, cancel_and_wait, stay_connected
-from gateway.request import ChatPrompt, IdsPrompt, Message, Prompt, Role
-from gateway.sequence import Piece, Text
+from gateway.request import ChatPrompt, IdsPrompt, Message, Prompt, Role, ToolChoice, ToolMode
+from gateway.sequence import Piece
 from tpuserve import errors
 from tpuserve.rpc.options import channel_options
 from tpuserve.rpc.status import from_rpc_error
@@ -115,6 +116,9 @@ class TokenizerClient:
             item.open.stop.extend(plan.stop)
             item.open.prompt_tail.extend(sequence.prompt_tail)
             item.open.min_tokens = plan.min_tokens
+            if plan.answer is not None:
+                item.open.answer.functions.extend(plan.answer.functions)
+                item.open.answer.single_call = plan.answer.single_call
             self._live[sequence.id] = sequence
         self._outbox.put(item)
 
@@ -185,6 +189,12 @@ class TokenizerClient:
                     result.stop_index if result.HasField("stop_index") else None,
                     result.consumed,
                     result.token_bytes,
+                    result.reasoning,
+                    tuple(
+                        CallPiece(call.index, call.name, call.arguments_json, call.complete)
+                        for call in result.calls
+                    ),
+                    result.answered,
                 )
             )
 
@@ -250,10 +260,22 @@ def _chat_input(prompt: ChatPrompt) -> tokenizer_pb2.ChatInput:
                 description=tool.description,
                 parameters_json=tool.parameters_json,
             )
-            for tool in prompt.tools
+            for tool in prompt.offered_tools
         ],
         add_generation_prompt=prompt.add_generation_prompt,
+        thinking=prompt.thinking,
+        tool_choice=_tool_choice(prompt.tool_choice),
+        parallel_tool_calls=prompt.tool_choice.parallel,
     )
+
+
+def _tool_choice(choice: ToolChoice) -> chat_pb2.ToolChoice | None:
+    """None where nothing is forced: tools that must not be called are not shown."""
+    if choice.function is not None:
+        return chat_pb2.ToolChoice(function=choice.function)
+    if choice.mode is ToolMode.REQUIRED:
+        return chat_pb2.ToolChoice(mode=chat_pb2.ToolChoice.MODE_REQUIRED)
+    return None
 
 
 def _message(message: Message) -> chat_pb2.Message:
@@ -266,4 +288,5 @@ def _message(message: Message) -> chat_pb2.Message:
         ],
         tool_call_id=message.tool_call_id,
         name=message.name,
+        reasoning=message.reasoning,
     )

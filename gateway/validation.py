@@ -19,6 +19,7 @@ from gateway.request import (
     StoppingChoice,
     TextPrompt,
 )
+from gateway.tool_validation import validate_calls, validate_tools
 from tpuserve.errors import InvalidArgument
 
 MAX_N: Final = 8
@@ -57,6 +58,8 @@ def validate(request: GenerationRequest) -> None:
 def validate_prompt(prompt: Prompt) -> None:
     if isinstance(prompt, ChatPrompt):
         validate_messages(prompt.messages)
+        validate_calls(prompt.messages)
+        validate_tools(prompt)
     elif isinstance(prompt, IdsPrompt):
         if not prompt.ids:
             raise InvalidArgument("the prompt has no token ids", field="prompt")

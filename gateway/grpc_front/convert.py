@@ -31,6 +31,8 @@ from gateway.request import (
     TokenLogprob,
     Tool,
     ToolCall,
+    ToolChoice,
+    ToolMode,
     Usage,
 )
 from tpuserve.errors import FeatureMissing, InvalidArgument
@@ -49,10 +51,17 @@ _PRIORITIES: Final = {
     generation_pb2.PRIORITY_INTERACTIVE: Priority.INTERACTIVE,
     generation_pb2.PRIORITY_SYSTEM: Priority.SYSTEM,
 }
+_TOOL_MODES: Final = {
+    chat_pb2.ToolChoice.MODE_UNSPECIFIED: ToolMode.AUTO,
+    chat_pb2.ToolChoice.MODE_AUTO: ToolMode.AUTO,
+    chat_pb2.ToolChoice.MODE_NONE: ToolMode.NONE,
+    chat_pb2.ToolChoice.MODE_REQUIRED: ToolMode.REQUIRED,
+}
 REASONS: Final = {
     FinishReason.STOP: generation_pb2.FINISH_REASON_STOP,
     FinishReason.LENGTH: generation_pb2.FINISH_REASON_LENGTH,
     FinishReason.STOP_SEQUENCE: generation_pb2.FINISH_REASON_STOP_SEQUENCE,
+    FinishReason.TOOL_CALLS: generation_pb2.FINISH_REASON_TOOL_CALLS,
 }
 
 
@@ -82,7 +91,12 @@ def check_known(message: ProtoMessage, path: str = "") -> None:
 def chat_request(
     message: generation_pb2.ChatRequest, *, time_remaining_s: float | None
 ) -> GenerationRequest:
-    prompt = ChatPrompt(_messages(message.messages), _tools(message.tools))
+    prompt = ChatPrompt(
+        _messages(message.messages),
+        _tools(message.tools),
+        tool_choice=_tool_choice(message),
+        thinking=message.thinking if message.HasField("thinking") else None,
+    )
     return _request(message, prompt, time_remaining_s)
 
 
@@ -194,11 +208,25 @@ def _message(message: chat_pb2.Message, where: str) -> Message:
         tuple(ToolCall(c.id, c.name, c.arguments_json) for c in message.tool_calls),
         message.tool_call_id if message.HasField("tool_call_id") else None,
         message.name if message.HasField("name") else None,
+        message.reasoning,
     )
 
 
 def _tools(tools: Iterable[chat_pb2.Tool]) -> tuple[Tool, ...]:
     return tuple(Tool(t.name, t.description, t.parameters_json) for t in tools)
+
+
+def _tool_choice(message: generation_pb2.ChatRequest) -> ToolChoice:
+    parallel = not message.HasField("parallel_tool_calls") or message.parallel_tool_calls
+    choice = message.tool_choice
+    if choice.WhichOneof("choice") == "function":
+        return ToolChoice(function=choice.function, parallel=parallel)
+    if choice.mode not in _TOOL_MODES:
+        raise InvalidArgument(
+            f"tool_choice.mode is {choice.mode}; it must be NONE (1), AUTO (2) or REQUIRED (3)",
+            field="tool_choice",
+        )
+    return ToolChoice(_TOOL_MODES[choice.mode], parallel=parallel)
 
 
 # Towards the client
@@ -209,6 +237,12 @@ def chunk(event: Event) -> generation_pb2.GenerateChunk:
         delta = generation_pb2.Delta(index=event.index, text=event.text, token_ids=event.token_ids)
         if event.logprobs:
             delta.logprobs.extend(map(logprob, event.logprobs))
+        if event.reasoning:
+            delta.reasoning = event.reasoning
+        for call in event.tool_calls:
+            delta.tool_calls.add(
+                index=call.index, id=call.id, name=call.name, arguments_json=call.arguments_json
+            )
         return generation_pb2.GenerateChunk(delta=delta)
     if isinstance(event, Started):
         return generation_pb2.GenerateChunk(
@@ -243,6 +277,11 @@ def completion(value: Completion) -> generation_pb2.Completion:
         reason=REASONS[value.reason],
         stop=value.stop,
         timings=timings(value.timings),
+        reasoning=value.reasoning,
+        tool_calls=[
+            chat_pb2.ToolCall(id=call.id, name=call.name, arguments_json=call.arguments_json)
+            for call in value.tool_calls
+        ],
     )
 
 

@@ -11,9 +11,11 @@ import msgspec
 from gateway.http_front.openai_types import (
     ChatBody,
     ChatMessageBody,
+    ChatTemplateKwargs,
     CommonBody,
     CompletionBody,
     LegacyBody,
+    NamedTool,
     TextPart,
     TokenizeBody,
     ToolBody,
@@ -31,6 +33,8 @@ from gateway.request import (
     TextPrompt,
     Tool,
     ToolCall,
+    ToolChoice,
+    ToolMode,
 )
 from tpuserve.errors import FeatureMissing, InvalidArgument
 
@@ -57,10 +61,15 @@ def chat(body: ChatBody, *, deadline_s: float | None) -> GenerationRequest:
             f"{body.max_completion_tokens}; give one of them",
             field="max_tokens",
         )
-    tools = _tools(body.tools) if body.tool_choice != "none" else ()
+    prompt = ChatPrompt(
+        messages(body.messages),
+        _tools(body.tools),
+        tool_choice=_tool_choice(body),
+        thinking=_thinking(body.chat_template_kwargs),
+    )
     return _request(
         body,
-        (ChatPrompt(messages(body.messages), tools),),
+        (prompt,),
         id_prefix="chatcmpl-",
         max_tokens=body.max_tokens
         if body.max_completion_tokens is None
@@ -99,7 +108,8 @@ def legacy(body: LegacyBody, *, deadline_s: float | None) -> GenerationRequest:
         id=uuid.uuid4().hex,
         arrival_s=time.monotonic(),
         model="",
-        prompts=(ChatPrompt(tuple(turns)),),
+        # The old demos know no reasoning and no calls.
+        prompts=(ChatPrompt(tuple(turns), raw_answer=True),),
         deadline_s=deadline_s,
     )
 
@@ -226,6 +236,7 @@ def _message(body: ChatMessageBody, where: str) -> Message:
         tuple(ToolCall(c.id, c.function.name, c.function.arguments) for c in body.tool_calls or ()),
         body.tool_call_id,
         body.name,
+        body.reasoning_content or "",
     )
 
 
@@ -242,6 +253,9 @@ def _text(part: TextPart, where: str) -> str:
 
 
 def _tools(bodies: list[ToolBody] | None) -> tuple[Tool, ...]:
+    for i, body in enumerate(bodies or ()):
+        if body.type != "function":
+            raise FeatureMissing(f"tools[{i}] is of type {body.type!r}; only functions are known")
     return tuple(
         Tool(
             body.function.name,
@@ -252,11 +266,40 @@ def _tools(bodies: list[ToolBody] | None) -> tuple[Tool, ...]:
     )
 
 
+def _tool_choice(body: ChatBody) -> ToolChoice:
+    choice = body.tool_choice
+    parallel = body.parallel_tool_calls is not False
+    if isinstance(choice, NamedTool):
+        if choice.type != "function":
+            raise FeatureMissing(f"tool_choice of type {choice.type!r} is not supported")
+        return ToolChoice(function=choice.function.name, parallel=parallel)
+    try:
+        return ToolChoice(ToolMode(choice or "auto"), parallel=parallel)
+    except ValueError:
+        known = ", ".join(mode.value for mode in ToolMode)
+        raise InvalidArgument(
+            f"tool_choice is {choice!r}; it must be one of {known} or a function",
+            field="tool_choice",
+        ) from None
+
+
+def _thinking(kwargs: ChatTemplateKwargs | None) -> bool | None:
+    if kwargs is None:
+        return None
+    if None not in (kwargs.enable_thinking, kwargs.thinking) and (
+        kwargs.enable_thinking != kwargs.thinking
+    ):
+        raise InvalidArgument(
+            "chat_template_kwargs has both enable_thinking and thinking, and they differ",
+            field="chat_template_kwargs",
+        )
+    return kwargs.thinking if kwargs.enable_thinking is None else kwargs.enable_thinking
+
+
 def _refuse_chat_features(body: ChatBody) -> None:
     kind = body.response_format.type if body.response_format is not None else "text"
     unsupported = {
         f"response_format of type {kind}": kind != "text",
-        f"tool_choice {body.tool_choice!r}": body.tool_choice not in (None, "auto", "none"),
         "modalities other than text": body.modalities not in (None, ["text"]),
         "audio": body.audio is not None,
         "prediction": body.prediction is not None,

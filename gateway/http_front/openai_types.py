@@ -38,6 +38,8 @@ class ChatMessageBody(msgspec.Struct, forbid_unknown_fields=True):
     name: str | None = None
     tool_calls: list[ToolCallBody] | None = None
     tool_call_id: str | None = None
+    # Of an assistant: what it thought before its answer, as vLLM and DeepSeek have it.
+    reasoning_content: str | None = None
     # What the API returns with an answer and clients send back with it.
     refusal: str | None = None
     annotations: list[Any] | None = None
@@ -55,6 +57,24 @@ class FunctionBody(msgspec.Struct, forbid_unknown_fields=True):
 class ToolBody(msgspec.Struct, forbid_unknown_fields=True):
     function: FunctionBody
     type: str = "function"
+
+
+class NamedFunction(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+
+
+class NamedTool(msgspec.Struct, forbid_unknown_fields=True):
+    """The choice of one function."""
+
+    function: NamedFunction
+    type: str = "function"
+
+
+class ChatTemplateKwargs(msgspec.Struct, forbid_unknown_fields=True):
+    """What vLLM hands to the chat template; the switch for thinking, by either of its names."""
+
+    enable_thinking: bool | None = None
+    thinking: bool | None = None
 
 
 class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
@@ -101,6 +121,10 @@ class ChatBody(CommonBody, forbid_unknown_fields=True, kw_only=True):
     logprobs: bool | None = None
     top_logprobs: int | None = None
     tools: list[ToolBody] | None = None
+    # "none", "auto", "required" or a function.
+    tool_choice: str | NamedTool | None = None
+    parallel_tool_calls: bool | None = None
+    chat_template_kwargs: ChatTemplateKwargs | None = None
     # Accepted without effect.
     metadata: dict[str, Any] | None = None
     store: bool | None = None
@@ -108,8 +132,6 @@ class ChatBody(CommonBody, forbid_unknown_fields=True, kw_only=True):
     safety_identifier: str | None = None
     prompt_cache_retention: str | None = None
     # Neutral values only.
-    tool_choice: Any = None
-    parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
     modalities: list[str] | None = None
     audio: Any = None

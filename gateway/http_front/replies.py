@@ -9,12 +9,21 @@ import msgspec
 
 from gateway.collect import Answer, Completion
 from gateway.http_front.logprobs import chat_logprobs, completion_logprobs, token_chars
-from gateway.request import Delta, FinishReason, GenerationRequest, Started, TokenLogprob, Usage
+from gateway.request import (
+    Delta,
+    FinishReason,
+    GenerationRequest,
+    Started,
+    TokenLogprob,
+    ToolCallDelta,
+    Usage,
+)
 
 _REASONS: Final = {
     FinishReason.STOP: "stop",
     FinishReason.STOP_SEQUENCE: "stop",
     FinishReason.LENGTH: "length",
+    FinishReason.TOOL_CALLS: "tool_calls",
 }
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -65,12 +74,14 @@ class ChatChunks(_Chunks):
         )
 
     def delta(self, delta: Delta) -> bytes:
-        if not delta.text and not delta.logprobs:
+        extra = _beside_content(delta) if delta.reasoning or delta.tool_calls else b""
+        if not delta.text and not delta.logprobs and not extra:
             return b""
         logprobs = _encode(chat_logprobs(delta.logprobs)) if delta.logprobs else b"null"
+        content = b"null" if extra and not delta.text else _encode(delta.text)
         return self._chunk(
-            b'{"index":%d,"delta":{"content":%b},"logprobs":%b,"finish_reason":null}'
-            % (delta.index, _encode(delta.text), logprobs)
+            b'{"index":%d,"delta":{"content":%b%b},"logprobs":%b,"finish_reason":null}'
+            % (delta.index, content, extra, logprobs)
         )
 
     def finish(self, index: int, reason: FinishReason) -> bytes:
@@ -78,6 +89,49 @@ class ChatChunks(_Chunks):
             b'{"index":%d,"delta":{},"logprobs":null,"finish_reason":"%b"}'
             % (index, _REASONS[reason].encode())
         )
+
+
+def _beside_content(delta: Delta) -> bytes:
+    """Further members of a chunk's delta, each with a comma before it."""
+    members = b""
+    if delta.reasoning:
+        members += b',"reasoning_content":' + _encode(delta.reasoning)
+    if delta.tool_calls:
+        members += b',"tool_calls":' + _encode([_call_delta(c) for c in delta.tool_calls])
+    return members
+
+
+def _call_delta(call: ToolCallDelta) -> dict[str, object]:
+    function: dict[str, str] = {"arguments": call.arguments_json}
+    if not call.id:
+        return {"index": call.index, "function": function}
+    return {
+        "index": call.index,
+        "id": call.id,
+        "type": "function",
+        "function": {"name": call.name, **function},
+    }
+
+
+def _message(completion: Completion) -> dict[str, object]:
+    calls = completion.tool_calls
+    message: dict[str, object] = {
+        "role": "assistant",
+        "content": completion.text if completion.text or not calls else None,
+        "refusal": None,
+    }
+    if completion.reasoning:
+        message["reasoning_content"] = completion.reasoning
+    if calls:
+        message["tool_calls"] = [
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": call.arguments_json},
+            }
+            for call in calls
+        ]
+    return message
 
 
 class CompletionChunks(_Chunks):
@@ -124,7 +178,7 @@ def chat_reply(answer: Answer, *, with_logprobs: bool) -> bytes:
     def choice(completion: Completion) -> dict[str, object]:
         return {
             "index": completion.index,
-            "message": {"role": "assistant", "content": completion.text, "refusal": None},
+            "message": _message(completion),
             "logprobs": chat_logprobs(completion.logprobs) if with_logprobs else None,
             "finish_reason": _REASONS[completion.reason],
         }

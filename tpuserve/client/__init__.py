@@ -11,6 +11,7 @@ from tpuserve.client.types import (
     FinishReason,
     Message,
     Model,
+    NamedFunction,
     Options,
     Priority,
     Reply,
@@ -18,6 +19,10 @@ from tpuserve.client.types import (
     Timings,
     TokenLogprob,
     Tokens,
+    Tool,
+    ToolCall,
+    ToolCallDelta,
+    ToolMode,
     Usage,
 )
 
@@ -32,6 +37,7 @@ __all__ = [
     "Finished",
     "Message",
     "Model",
+    "NamedFunction",
     "Options",
     "Priority",
     "Reply",
@@ -39,5 +45,9 @@ __all__ = [
     "Timings",
     "TokenLogprob",
     "Tokens",
+    "Tool",
+    "ToolCall",
+    "ToolCallDelta",
+    "ToolMode",
     "Usage",
 ]

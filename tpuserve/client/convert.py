@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Final, cast
 
@@ -25,6 +26,11 @@ _PRIORITIES: Final = {
     types.Priority.DEFAULT: generation_pb2.PRIORITY_DEFAULT,
     types.Priority.INTERACTIVE: generation_pb2.PRIORITY_INTERACTIVE,
     types.Priority.SYSTEM: generation_pb2.PRIORITY_SYSTEM,
+}
+_TOOL_MODES: Final = {
+    types.ToolMode.NONE: chat_pb2.ToolChoice.MODE_NONE,
+    types.ToolMode.AUTO: chat_pb2.ToolChoice.MODE_AUTO,
+    types.ToolMode.REQUIRED: chat_pb2.ToolChoice.MODE_REQUIRED,
 }
 _REASONS: Final = {
     generation_pb2.FINISH_REASON_STOP: types.FinishReason.STOP,
@@ -62,6 +68,10 @@ def chat_request(
             logprobs=_logprobs(options.logprobs),
             priority=_priority(options.priority),
             n=options.n,
+            tools=[_tool(tool) for tool in options.tools],
+            tool_choice=_tool_choice(options.tool_choice),
+            parallel_tool_calls=options.parallel_tool_calls,
+            thinking=options.thinking,
         )
     except (ValueError, TypeError) as error:
         raise errors.InvalidArgument(f"a value cannot be sent: {error}") from error
@@ -106,7 +116,32 @@ def message(item: types.Message) -> chat_pb2.Message:
         raise errors.InvalidArgument(
             f"role is {item.role!r}, must be one of {', '.join(_ROLES)}", field="messages"
         )
-    return chat_pb2.Message(role=role, content=[chat_pb2.ContentPart(text=item.text)])
+    empty = not item.text and bool(item.tool_calls)
+    return chat_pb2.Message(
+        role=role,
+        content=[] if empty else [chat_pb2.ContentPart(text=item.text)],
+        tool_calls=[
+            chat_pb2.ToolCall(id=call.id, name=call.name, arguments_json=call.arguments_json)
+            for call in item.tool_calls
+        ],
+        tool_call_id=item.tool_call_id,
+        reasoning=item.reasoning,
+    )
+
+
+def _tool(tool: types.Tool) -> chat_pb2.Tool:
+    parameters = "" if tool.parameters is None else json.dumps(tool.parameters)
+    return chat_pb2.Tool(name=tool.name, description=tool.description, parameters_json=parameters)
+
+
+def _tool_choice(
+    choice: types.ToolMode | types.NamedFunction | None,
+) -> chat_pb2.ToolChoice | None:
+    if choice is None:
+        return None
+    if isinstance(choice, types.NamedFunction):
+        return chat_pb2.ToolChoice(function=choice.name)
+    return chat_pb2.ToolChoice(mode=_TOOL_MODES[choice])
 
 
 def chunk(message: generation_pb2.GenerateChunk) -> types.Chunk | None:
@@ -129,6 +164,11 @@ def chunk(message: generation_pb2.GenerateChunk) -> types.Chunk | None:
             text=delta.text,
             token_ids=tuple(delta.token_ids),
             logprobs=_token_logprobs(delta.logprobs),
+            reasoning=delta.reasoning,
+            tool_calls=tuple(
+                types.ToolCallDelta(call.index, call.id, call.name, call.arguments_json)
+                for call in delta.tool_calls
+            ),
         )
     if event == "finished":
         finished = message.finished
@@ -157,6 +197,11 @@ def reply(message: generation_pb2.GenerateReply) -> types.Reply:
                 reason=_reason(completion.reason),
                 stop=completion.stop if completion.HasField("stop") else None,
                 timings=_timings(completion.timings),
+                reasoning=completion.reasoning,
+                tool_calls=tuple(
+                    types.ToolCall(call.id, call.name, call.arguments_json)
+                    for call in completion.tool_calls
+                ),
             )
             for completion in message.completions
         ),

@@ -11,11 +11,49 @@ Role = Literal["system", "user", "assistant", "tool"]
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call that the model made; `arguments_json` is an object, unless the model erred."""
+
+    id: str
+    name: str
+    arguments_json: str
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation."""
+    """One turn of a conversation.
+
+    An assistant may have made calls, and thought before them; a tool answers the call whose id it
+    names.
+    """
 
     role: Role
-    text: str
+    text: str = ""
+    tool_calls: Sequence[ToolCall] = ()
+    tool_call_id: str | None = None
+    reasoning: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function that the model may call; `parameters` is the JSON schema of its arguments."""
+
+    name: str
+    description: str = ""
+    parameters: Mapping[str, object] | None = None
+
+
+class ToolMode(enum.Enum):
+    NONE = "none"
+    AUTO = "auto"
+    REQUIRED = "required"
+
+
+@dataclass(frozen=True, slots=True)
+class NamedFunction:
+    """The choice of one function."""
+
+    name: str
 
 
 class Priority(enum.Enum):
@@ -34,6 +72,7 @@ class Options:
     model: may be empty when the server has one. temperature: 0 is greedy. seed: same seed, same
     tokens. stop: texts that end the answer and are not part of it. logprobs: number of best tokens
     beside the chosen one, None for no logprobs. n: completions to draw. timeout_s: the deadline.
+    Chats only: tools and the choice among them; thinking turns it on or off, where the model can.
     """
 
     model: str = ""
@@ -55,6 +94,10 @@ class Options:
     logprobs: int | None = None
     n: int | None = None
     priority: Priority | None = None
+    tools: Sequence[Tool] = ()
+    tool_choice: ToolMode | NamedFunction | None = None
+    parallel_tool_calls: bool | None = None
+    thinking: bool | None = None
     timeout_s: float | None = None
 
 
@@ -128,6 +171,19 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """A piece of call number `index`: the first one has its id and name.
+
+    The arguments of a call's pieces join to its JSON.
+    """
+
+    index: int
+    id: str
+    name: str
+    arguments_json: str
+
+
+@dataclass(frozen=True, slots=True)
 class Delta:
     """New text and tokens of completion `index`; the text may be empty."""
 
@@ -135,6 +191,8 @@ class Delta:
     text: str
     token_ids: tuple[int, ...]
     logprobs: tuple[TokenLogprob, ...]
+    reasoning: str = ""
+    tool_calls: tuple[ToolCallDelta, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,11 +225,17 @@ class Completion:
     reason: FinishReason
     stop: str | None
     timings: Timings
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+
+    def as_message(self) -> Message:
+        """What the conversation goes on with."""
+        return Message("assistant", self.text, self.tool_calls, reasoning=self.reasoning)
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """Answers in one piece; `text` is the first one's."""
+    """Answers in one piece; `text` and `tool_calls` are the first one's."""
 
     request_id: str
     model: str
@@ -183,6 +247,10 @@ class Reply:
     @property
     def text(self) -> str:
         return self.completions[0].text if self.completions else ""
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        return self.completions[0].tool_calls if self.completions else ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -249,7 +249,8 @@ BAD = [
     ({**HI, "stream_options": {"include_usage": True}}, 400, "stream_options needs stream"),
     ({**HI, "priority": "urgent"}, 400, "priority is 'urgent'"),
     ({**HI, "response_format": {"type": "json_schema", "json_schema": {}}}, 400, "json_schema"),
-    ({**HI, "tool_choice": "required"}, 400, "tool_choice 'required' is not supported"),
+    ({**HI, "tool_choice": "required"}, 400, "tool_choice asks for a call and tools is empty"),
+    ({**HI, "tool_choice": "any"}, 400, "tool_choice is 'any'; it must be one of auto, none"),
     ({**HI, "modalities": ["audio"]}, 400, "modalities other than text"),
     ({**HI, "model": "gpt"}, 404, "model 'gpt' is not served"),
     (
