@@ -1,7 +1,8 @@
 """A gateway without models: what it answers is in the question.
 
-`words N` streams N words, `hang` one word and then nothing until the client goes away, and the name
-of a status code fails with it. The system message, if any, is echoed first.
+`words N` streams N words, `hang` one word and then nothing until the client goes away, `call NAME`
+a thought and a call of that function, and the name of a status code fails with it. The system
+message, if any, is echoed first.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 import grpc
 
-from tpuserve.v1 import generation_pb2, generation_pb2_grpc
+from tpuserve.v1 import chat_pb2, generation_pb2, generation_pb2_grpc
 
 _PROMPT_TOKENS = 7
 
@@ -72,6 +73,9 @@ class FakeGateway(generation_pb2_grpc.GenerationServicer):
                 request_id="r1", model="fake", prompt_tokens=_PROMPT_TOKENS, seed=3, device="d0"
             )
         )
+        if text.startswith("call "):
+            yield from _call(text.split()[1])
+            return
         count = 1 if text == "hang" else int(text.split()[1])
         for index, word in enumerate([*words, *(f"w{number} " for number in range(count))]):
             yield generation_pb2.GenerateChunk(
@@ -84,6 +88,14 @@ class FakeGateway(generation_pb2_grpc.GenerationServicer):
 
     def _whole(self, text: str, context: Any) -> Any:
         _fail_if_asked(text, context)
+        if text.startswith("call "):
+            call = chat_pb2.ToolCall(id="call_0", name=text.split()[1], arguments_json='{"x": 1}')
+            made = generation_pb2.Completion(
+                reasoning="Hm.",
+                tool_calls=[call],
+                reason=generation_pb2.FINISH_REASON_TOOL_CALLS,
+            )
+            return generation_pb2.GenerateReply(request_id="r3", completions=[made])
         count = int(text.split()[1])
         completion = generation_pb2.Completion(
             text="".join(f"w{number} " for number in range(count)),
@@ -98,6 +110,19 @@ class FakeGateway(generation_pb2_grpc.GenerationServicer):
             completions=[completion],
             usage=generation_pb2.Usage(prompt_tokens=_PROMPT_TOKENS, completion_tokens=count),
         )
+
+
+def _call(name: str) -> Iterator[Any]:
+    pieces = [
+        chat_pb2.ToolCallDelta(index=0, id="call_0", name=name),
+        chat_pb2.ToolCallDelta(index=0, arguments_json='{"x": '),
+        chat_pb2.ToolCallDelta(index=0, arguments_json="1}"),
+    ]
+    yield generation_pb2.GenerateChunk(delta=generation_pb2.Delta(reasoning="Hm."))
+    for piece in pieces:
+        yield generation_pb2.GenerateChunk(delta=generation_pb2.Delta(tool_calls=[piece]))
+    finished = generation_pb2.Finished(reason=generation_pb2.FINISH_REASON_TOOL_CALLS)
+    yield generation_pb2.GenerateChunk(finished=finished)
 
 
 def _finished(count: int) -> generation_pb2.Finished:

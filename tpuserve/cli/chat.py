@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import sys
+from pathlib import Path
 from typing import Final
 
 from tpuserve import errors
-from tpuserve.cli import answering, connection
-from tpuserve.client import Client, Message, Options
+from tpuserve.cli import answering, connection, tools_file
+from tpuserve.client import Client, Message, Options, ToolCall
 
 _FORGET: Final = frozenset({"clear", "new"})
 _LEAVE: Final = frozenset({"exit", "quit", "q"})
@@ -18,16 +20,33 @@ _LEAVE: Final = frozenset({"exit", "quit", "q"})
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     connection.add_arguments(parser)
     parser.add_argument("--system", metavar="TEXT", help="system message")
+    parser.add_argument(
+        "--tools",
+        metavar="FILE",
+        type=Path,
+        help="functions that the model may call, a JSON list; you are asked for their results",
+    )
+    parser.add_argument(
+        "--thinking",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="turn thinking on or off, where the model can",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     # Arrow keys and history in input(), where Python has it.
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401
+    options = dataclasses.replace(
+        connection.options(args),
+        tools=() if args.tools is None else tools_file.read(args.tools),
+        thinking=args.thinking,
+    )
     with connection.connect(args.address) as client:
         print("clear: forget the conversation · exit: leave · Ctrl-C: stop an answer")
         opening = () if args.system is None else (Message("system", args.system),)
-        _Conversation(client, connection.options(args), opening).run()
+        _Conversation(client, options, opening).run()
     return 0
 
 
@@ -48,10 +67,12 @@ class _Conversation:
                 self._messages = self._opening
                 print("(new conversation)")
             elif line:
-                self._answer(line)
+                messages: tuple[Message, ...] | None = (*self._messages, Message("user", line))
+                while messages is not None:
+                    messages = self._answer(messages)
 
-    def _answer(self, question: str) -> None:
-        messages = (*self._messages, Message("user", question))
+    def _answer(self, messages: tuple[Message, ...]) -> tuple[Message, ...] | None:
+        """Ask; the messages to go on with when the answer called functions."""
         # Dropping the generator, which an exception does, cancels the request.
         chunks = self._client.chat(messages, self._options)
         try:
@@ -59,20 +80,36 @@ class _Conversation:
                 answer = answering.show(chunks)
         except KeyboardInterrupt:
             print("(stopped)", flush=True)
-            return
+            return None
         except errors.TpuserveError as error:
             print(f"({error.message})", file=sys.stderr, flush=True)
-            return
-        self._messages = (*messages, Message("assistant", answer.text))
+            return None
+        said = Message("assistant", answer.text, answer.tool_calls, reasoning=answer.reasoning)
         print(
             f"\n\nFTL: {answer.ftl_s:.3f} s\nTPS: {answer.tokens_per_s:.3f} token/s\n", flush=True
         )
+        if not answer.tool_calls:
+            self._messages = (*messages, said)
+            return None
+        results = _results(answer.tool_calls)
+        return None if results is None else (*messages, said, *results)
 
 
-def _ask() -> str | None:
+def _results(calls: tuple[ToolCall, ...]) -> tuple[Message, ...] | None:
+    """What the user says that the functions return; None when one is left empty."""
+    results: list[Message] = []
+    for call in calls:
+        result = _ask(f"result of {call.name}> ")
+        if not result:
+            return None
+        results.append(Message("tool", result, tool_call_id=call.id))
+    return tuple(results)
+
+
+def _ask(prompt: str = "> ") -> str | None:
     """A line without surrounding blanks; empty after Ctrl-C, None at the end of the input."""
     try:
-        return input("> ").strip()
+        return input(prompt).strip()
     except KeyboardInterrupt:
         print()
         return ""

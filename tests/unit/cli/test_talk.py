@@ -84,6 +84,43 @@ def test_chat_remembers_and_forgets(gateway: FakeGateway) -> None:
     assert len(re.findall(r"FTL: \d+\.\d{3} s\nTPS: \d+\.\d{3} token/s", result.stdout)) == 4
 
 
+def test_chat_shows_thoughts_and_calls_and_asks_for_results(
+    gateway: FakeGateway, tmp_path: Path
+) -> None:
+    tools = tmp_path / "tools.json"
+    tools.write_text(
+        '[{"name": "f", "description": "d", "parameters": {"type": "object"}},'
+        ' {"type": "function", "function": {"name": "g"}}]'
+    )
+    result = chat(gateway, "call f\nwords 1\ncall g\n\n", "--tools", str(tools), "--no-thinking")
+    assert result.returncode == 0, result.stderr
+    assert '(thinks) Hm.\n(calls) f {"x": 1}\n' in result.stdout
+    assert "result of f> w0" in result.stdout
+    asked = gateway.chats[0]
+    assert [(tool.name, tool.parameters_json) for tool in asked.tools] == [
+        ("f", '{"type": "object"}'),
+        ("g", ""),
+    ]
+    assert asked.HasField("thinking")
+    assert not asked.thinking
+    _, made, answered = gateway.chats[1].messages
+    assert (made.tool_calls[0].id, made.reasoning, list(made.content)) == ("call_0", "Hm.", [])
+    assert (answered.tool_call_id, answered.content[0].text) == ("call_0", "words 1")
+    # A call whose result is left out is forgotten, with its question.
+    assert [m.role for m in gateway.chats[2].messages] == [2, 3, 4, 3, 2]
+    assert len(gateway.chats) == 3
+
+
+@pytest.mark.parametrize("text", ["{}", "[{}]", "[1]", "no JSON"])
+def test_chat_names_a_bad_file_of_tools(
+    gateway: FakeGateway, tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tools = tmp_path / "tools.json"
+    tools.write_text(text)
+    assert main(["chat", "--address", gateway.address, "--tools", str(tools)]) == 1
+    assert str(tools) in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("word", ["exit", "quit", "q", ""])
 def test_chat_ends(gateway: FakeGateway, word: str) -> None:
     result = chat(gateway, f"words 1\nnew\n{word}\n" if word else "words 1\n")

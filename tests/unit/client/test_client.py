@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,9 +20,13 @@ from tpuserve.client import (
     Finished,
     FinishReason,
     Message,
+    NamedFunction,
     Options,
     Priority,
     Started,
+    Tool,
+    ToolCall,
+    ToolMode,
 )
 from tpuserve.v1 import chat_pb2, generation_pb2
 
@@ -94,8 +99,15 @@ def test_sends_every_option(client: Client, gateway: FakeGateway) -> None:
         n=2,
         priority=Priority.BULK,
     )
+    chat_options = replace(
+        options,
+        tools=[Tool("f", "d", {"type": "object"}), Tool("g")],
+        tool_choice=NamedFunction("f"),
+        parallel_tool_calls=False,
+        thinking=True,
+    )
     messages = [Message("system", "s"), Message("assistant", "a"), Message("user", "words 1")]
-    list(client.chat(messages, options))
+    list(client.chat(messages, chat_options))
     sampling = generation_pb2.SamplingParams(
         temperature=0.5,
         top_k=0,
@@ -124,7 +136,19 @@ def test_sends_every_option(client: Client, gateway: FakeGateway) -> None:
         chat_pb2.Message(role=role, content=[chat_pb2.ContentPart(text=message.text)])
         for role, message in zip(roles, messages, strict=True)
     ]
-    assert gateway.chats == [generation_pb2.ChatRequest(messages=sent, **common)]
+    assert gateway.chats == [
+        generation_pb2.ChatRequest(
+            messages=sent,
+            tools=[
+                chat_pb2.Tool(name="f", description="d", parameters_json='{"type": "object"}'),
+                chat_pb2.Tool(name="g"),
+            ],
+            tool_choice=chat_pb2.ToolChoice(function="f"),
+            parallel_tool_calls=False,
+            thinking=True,
+            **common,
+        )
+    ]
     list(client.generate([4, 5], options))
     ids = generation_pb2.TokenIds(ids=[4, 5])
     assert gateway.generates == [generation_pb2.GenerateRequest(token_ids=ids, **common)]
@@ -149,6 +173,26 @@ def test_whole_replies(client: Client) -> None:
         assert reply.completions[0].reason is FinishReason.STOP_SEQUENCE
         assert reply.completions[0].stop == "END"
         assert (reply.seed, reply.usage.completion_tokens) == (9, 2)
+
+
+def test_calls_and_reasoning(client: Client, gateway: FakeGateway) -> None:
+    reply = client.chat_once(ask("call f"))
+    (completion,) = reply.completions
+    assert completion.reason is FinishReason.TOOL_CALLS
+    assert completion.reasoning == "Hm."
+    assert reply.tool_calls == (ToolCall("call_0", "f", '{"x": 1}'),)
+    deltas = [chunk for chunk in client.chat(ask("call f")) if isinstance(chunk, Delta)]
+    pieces = [piece for delta in deltas for piece in delta.tool_calls]
+    assert (pieces[0].index, pieces[0].id, pieces[0].name) == (0, "call_0", "f")
+    assert "".join(piece.arguments_json for piece in pieces) == '{"x": 1}'
+    assert deltas[0].reasoning == "Hm."
+    result = Message("tool", "words 1", tool_call_id="call_0")
+    options = Options(tool_choice=ToolMode.REQUIRED)
+    client.chat_once([*ask("call f"), completion.as_message(), result], options)
+    _, made, answered = gateway.chats[-1].messages
+    assert (made.reasoning, made.tool_calls[0].name, list(made.content)) == ("Hm.", "f", [])
+    assert answered.tool_call_id == "call_0"
+    assert gateway.chats[-1].tool_choice.mode == chat_pb2.ToolChoice.MODE_REQUIRED
 
 
 def test_tokens_and_models(client: Client) -> None:
