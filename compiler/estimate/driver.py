@@ -19,8 +19,8 @@ import tpu_mlir  # type: ignore[import-not-found] # noqa: E402, F401  (sets sear
 from llm.ModelHandle import SafetensorsModelHandle  # type: ignore[import-not-found] # noqa: E402
 from llm.transformers_compat import Config  # type: ignore[import-not-found] # noqa: E402
 
+from compiler.batched.arguments import arguments_of  # noqa: E402
 from compiler.batched.converter import BatchedConverter  # noqa: E402
-from compiler.batched.driver import arguments_of  # noqa: E402
 from compiler.batched.ladder import Variant  # noqa: E402
 
 _TILE_ELEMENTS = 1 << 20

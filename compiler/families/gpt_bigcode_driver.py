@@ -18,8 +18,8 @@ from llm.LlmInfo import LlmList  # type: ignore[import-not-found] # noqa: E402
 from llm.ModelHandle import SafetensorsModelHandle  # type: ignore[import-not-found] # noqa: E402
 from llm.transformers_compat import load_auto_config  # type: ignore[import-not-found] # noqa: E402
 
+from compiler.batched.arguments import arguments_of  # noqa: E402
 from compiler.batched.converter import BatchedConverter  # noqa: E402
-from compiler.batched.driver import arguments_of  # noqa: E402
 from compiler.batched.ladder import Variant  # noqa: E402
 from compiler.families.gpt_bigcode_net import (  # noqa: E402
     NO_BIAS,

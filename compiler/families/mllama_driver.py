@@ -24,8 +24,8 @@ from llm.ModelHandle import SafetensorsModelHandle  # type: ignore[import-not-fo
 from llm.transformers_compat import load_auto_config  # type: ignore[import-not-found] # noqa: E402
 
 from compiler.batched import heads  # noqa: E402
+from compiler.batched.arguments import arguments_of  # noqa: E402
 from compiler.batched.converter import BatchedConverter  # noqa: E402
-from compiler.batched.driver import arguments_of  # noqa: E402
 from compiler.batched.ladder import Variant  # noqa: E402
 from compiler.families.mllama_cross import CrossLayer  # noqa: E402
 from compiler.families.mllama_vit import VisionNet  # noqa: E402

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,10 +14,11 @@ from safetensors.numpy import save_file
 from compiler.__main__ import main
 from compiler.checkpoint import Checkpoint
 from compiler.convert import Options, convert
-from compiler.environment import Environment, default_environment, find_python310
+from compiler.environment import Environment
 from compiler.errors import CompileError
 from device_svc import _core
 from tests.golden.models import cosine
+from tests.support.compiler_environment import prepared
 from tpuserve import model_dir, runtime_library
 from tpuserve.bmodel import reader
 
@@ -30,15 +30,7 @@ HIDDEN, HEADS, INNER, VOCAB = 64, 2, 128, 128
 
 @pytest.fixture(scope="module")
 def environment() -> Environment:
-    try:
-        find_python310()
-    except CompileError as error:
-        if os.environ.get("CI"):
-            pytest.fail(str(error))
-        pytest.skip(str(error))
-    prepared = default_environment()
-    prepared.prepare()
-    return prepared
+    return prepared()
 
 
 @pytest.fixture(scope="module")

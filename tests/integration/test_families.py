@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,9 @@ import numpy as np
 import pytest
 
 from compiler.__main__ import main
-from compiler.environment import default_environment, find_python310
-from compiler.errors import CompileError
 from device_svc import _core
 from tests.support import float_models, tiny_checkpoints
+from tests.support.compiler_environment import prepared
 from tests.support.tiny_checkpoints import LAYERS, LIMIT, VOCAB, TinyCheckpoint
 from tpuserve import model_dir, runtime_library
 from tpuserve.bmodel import reader
@@ -33,13 +31,7 @@ MODELS = [
 
 @pytest.fixture(scope="module", autouse=True)
 def environment() -> None:
-    try:
-        find_python310()
-    except CompileError as error:
-        if os.environ.get("CI"):
-            pytest.fail(str(error))
-        pytest.skip(str(error))
-    default_environment().prepare()
+    prepared()
 
 
 def compiled(tiny: TinyCheckpoint, directory: Path, line: str) -> Path:

@@ -82,7 +82,7 @@ def qwen2(config: Mapping[str, Any], weights: Weights, ids: Ids) -> Array:
     frequencies, where weights and config say so."""
     eps = config["rms_norm_eps"]
     dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
-    angles = _scaled_angles(config, len(ids), dim)
+    angles = scaled_angles(config, len(ids), dim)
     x = weights["model.embed_tokens.weight"][ids]
     for layer in range(config["num_hidden_layers"]):
         w = _below(weights, f"model.layers.{layer}.")
@@ -107,7 +107,7 @@ def qwen2(config: Mapping[str, Any], weights: Weights, ids: Ids) -> Array:
     return np.asarray(_rms(x, weights["model.norm.weight"], eps) @ head.T)
 
 
-def _scaled_angles(config: Mapping[str, Any], tokens: int, dim: int) -> Array:
+def scaled_angles(config: Mapping[str, Any], tokens: int, dim: int) -> Array:
     """[tokens, dim / 2]; "llama3" is the rule of the Llama 3.1 model card's reference code: waves
     longer than the old context over `low_freq_factor` are stretched by `factor`, those shorter than
     it over `high_freq_factor` stay, and between them both are mixed by the number of turns."""
