@@ -113,6 +113,9 @@ class InstantEngine:
     def free(self, slot: int) -> None:
         pass
 
+    def wipe(self, slot: int) -> None:
+        pass
+
     def chip_reading(self, chip: int) -> ChipReading:
         return ChipReading(chip)
 

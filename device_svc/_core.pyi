@@ -226,6 +226,8 @@ class Engine:
         bmodel, into the slot; length(slot) becomes `tokens`."""
     def free(self, slot: int) -> None:
         """Forget the slot's tokens."""
+    def wipe(self, slot: int) -> None:
+        """Forget them and zero all KV rows: NaN among them would spread to what comes next."""
     def close(self) -> None:
         """Release the chips; every later call raises CoreError. Idempotent."""
 
@@ -264,7 +266,10 @@ class SamplingParams:
 class Sampled:
     @property
     def token(self) -> int:
-        """-1 when the mask leaves no token; nothing was appended then."""
+        """-1 when the mask leaves no token, or there is an `error`; nothing was appended then."""
+    @property
+    def error(self) -> str:
+        """Why nothing could be drawn, such as logits that hold NaN; empty when there is none."""
     @property
     def logprob(self) -> float | None:
         """log softmax of the model's logits before penalties, bias and temperature."""
@@ -294,4 +299,5 @@ def sample(
     i % 32 of word i // 32; None for all. Before min_tokens a mask goes before the ban of stop ids.
     A pure function of (row, mask, seed, number of generated tokens): the random number is
     counter-based (Philox4x32-10, key = seed, counter = generated). Rows are read only. Raises
-    ValueError on a shape mismatch, LaunchError when a row holds NaN (the chip produced garbage)."""
+    ValueError on a shape mismatch. A row without a finite maximum, or with NaN (the chip produced
+    garbage), gives a Sampled with an `error`; the others are drawn all the same."""

@@ -23,6 +23,7 @@ from device_svc.engine_api import (
     Sampler,
     Sampling,
     SavedRows,
+    SpoiledRow,
     TokenMask,
 )
 from tpuserve import encryption
@@ -131,15 +132,13 @@ class CoreEngine:
 
     def sample(
         self, rows: Rows, samplers: Sequence[Sampler], masks: Sequence[TokenMask | None] = ()
-    ) -> Sequence[Sampled]:
+    ) -> Sequence[Sampled | SpoiledRow]:
         if self._shape.argmax:
             return [_ArgmaxToken(token) for token in rows.tolist()]
-        try:
-            return _core.sample(
-                cast("NDArray[np.float32]", rows), cast("Sequence[_core.Sampler]", samplers), masks
-            )
-        except _core.CoreError as error:
-            raise EngineFailure(str(error)) from error
+        drawn = _core.sample(
+            cast("NDArray[np.float32]", rows), cast("Sequence[_core.Sampler]", samplers), masks
+        )
+        return [SpoiledRow(sampled.error) if sampled.error else sampled for sampled in drawn]
 
     @property
     def kv_row_bytes(self) -> int:
@@ -166,6 +165,12 @@ class CoreEngine:
 
     def free(self, slot: int) -> None:
         self._core.free(slot)
+
+    def wipe(self, slot: int) -> None:
+        try:
+            self._core.wipe(slot)
+        except _core.CoreError as error:
+            raise EngineFailure(str(error)) from error
 
     def chip_reading(self, chip: int) -> ChipReading:
         """Raises EngineFailure when the chip does not answer."""

@@ -54,6 +54,10 @@ class EngineFailure(RuntimeError):
     """A chip or the runtime failed: the state of every slot is unknown from here on."""
 
 
+class SpoiledRow(ValueError):
+    """The logits of one request hold NaN or nothing finite, and its KV rows may be no better."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelShape:
     """Lengths in tokens. `vocab_size` is 0 when the bmodel does not tell it.
@@ -193,8 +197,8 @@ class Engine(Protocol):
 
     def sample(
         self, rows: Rows, samplers: Sequence[Sampler], masks: Sequence[TokenMask | None] = ()
-    ) -> Sequence[Sampled]:
-        """Draw one token per row and append it to its sampler.
+    ) -> Sequence[Sampled | SpoiledRow]:
+        """Draw one token per row and append it to its sampler, unless the row is spoiled.
 
         masks: what each row may yield, None for all. Where that leaves nothing the token is -1 and
         nothing is appended. Heads that return tokens take no masks.
@@ -214,6 +218,9 @@ class Engine(Protocol):
         """Make the saved rows, of any slot of this engine, all that the slot holds."""
 
     def free(self, slot: int) -> None: ...
+    def wipe(self, slot: int) -> None:
+        """Free it and zero its rows, which may hold NaN: that would spread to what comes next."""
+
     def chip_reading(self, chip: int) -> ChipReading: ...
     def close(self) -> None: ...
 

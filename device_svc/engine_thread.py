@@ -20,7 +20,7 @@ from typing import Final, TypeAlias
 
 import numpy as np
 
-from device_svc.engine_api import Engine, OpenEngine, Sampling
+from device_svc.engine_api import Engine, EngineFailure, OpenEngine, Sampling, SpoiledRow
 from device_svc.pacing import Pacer
 from device_svc.prefix_cache import PrefixMode
 from device_svc.request import Report, Request
@@ -31,6 +31,8 @@ from device_svc.token_masks import MASK_THREADS
 _log = logging.getLogger(__name__)
 
 _REPORTS_IN_FLIGHT: Final = 16
+# So many requests, one after another, are not all at fault: the chip is.
+_SPOILED_IN_A_ROW: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +125,7 @@ class EngineThread:
         return Scheduler(capacity, policy, pacer=self._pacer, clock=self._clock)
 
     def _serve(self, engine: Engine, scheduler: Scheduler) -> None:
+        spoiled_in_a_row = 0
         try:
             while self._take_messages(scheduler):
                 step = scheduler.schedule()
@@ -136,6 +139,11 @@ class EngineThread:
                 for result in results:
                     if isinstance(result, ValueError):
                         _log.error("the engine refused a request", extra={"reason": str(result)})
+                    if result is not None:
+                        spoiled = isinstance(result, SpoiledRow)
+                        spoiled_in_a_row = spoiled_in_a_row + 1 if spoiled else 0
+                if spoiled_in_a_row >= _SPOILED_IN_A_ROW:
+                    raise EngineFailure(f"{spoiled_in_a_row} requests in a row: {results[-1]}")
                 scheduler.postprocess(step, results, elapsed_s)
                 run_moves(engine, scheduler.take_moves())
                 self._publish(engine, scheduler)

@@ -18,7 +18,8 @@ class Resident:
     far, resumed ones included; the last is the next decode step's input. length: tokens in the KV.
     rank: the class that it was admitted with, by age or by right. seated_s: when it got its slot;
     waited_s: how long it has waited in all. last_token_s: when the last token came or would have
-    come, on the scheduler's clock. saved: its rows while it is preempted.
+    come, on the scheduler's clock. saved: its rows while it is preempted. spoiled: they may hold
+    NaN.
     """
 
     __slots__ = (
@@ -32,6 +33,7 @@ class Resident:
         "request",
         "saved",
         "seated_s",
+        "spoiled",
         "waited_s",
     )
 
@@ -43,6 +45,7 @@ class Resident:
         self.waited_s = 0.0
         self.last_token_s = 0.0
         self.saved: SavedRows | None = None
+        self.spoiled = False
         self._lease: Lease | None = None
         self._context_length = shape.context_length
         room = max(0, shape.max_prompt_length - len(request.prompt_ids))

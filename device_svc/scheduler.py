@@ -19,13 +19,23 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from device_svc.engine_api import ModelShape
+from device_svc.engine_api import ModelShape, SpoiledRow
 from device_svc.pacing import Pacer
 from device_svc.prefix_cache import PrefixCache, PrefixMode
 from device_svc.request import Accepted, Emission, Finish, Report, Request
 from device_svc.resident import Resident
 from device_svc.slots import SlotPool
-from device_svc.steps import Copy, DecodeStep, Move, PrefillStep, Restore, Result, Save, Step
+from device_svc.steps import (
+    Copy,
+    DecodeStep,
+    Move,
+    PrefillStep,
+    Restore,
+    Result,
+    Save,
+    Step,
+    Wipe,
+)
 from device_svc.token_masks import Complete, Stuck
 from device_svc.waiting import Waiter, WaitingRoom
 
@@ -242,9 +252,13 @@ class Scheduler:
     def _leave_slot(self, resident: Resident) -> None:
         """Rows that are worth it stay for others."""
         slot = resident.slot
-        prefilled = min(resident.length, len(resident.fill_ids))
-        kept = self._cache.release(slot, resident.kv_ids(), prefilled)
-        self._moves.append(Copy(slot, slot, kept))
+        if resident.spoiled:
+            self._cache.release(slot, resident.kv_ids()[:0], 0)
+            self._moves.append(Wipe(slot))
+        else:
+            prefilled = min(resident.length, len(resident.fill_ids))
+            kept = self._cache.release(slot, resident.kv_ids(), prefilled)
+            self._moves.append(Copy(slot, slot, kept))
         self._kv_tokens -= resident.length
         resident.unseat()
 
@@ -282,6 +296,7 @@ class Scheduler:
         resident.last_token_s = now_s
         key = resident.request.key
         if isinstance(result, ValueError):
+            resident.spoiled = isinstance(result, SpoiledRow)
             self._finish(key, Finish.ERROR)
             return
         self._grow(resident, tokens)

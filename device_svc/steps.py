@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from device_svc import token_masks
-from device_svc.engine_api import Engine, Rows, Sampled, TokenMask
+from device_svc.engine_api import Engine, EngineFailure, Rows, Sampled, SpoiledRow, TokenMask
 from device_svc.resident import Resident
 from device_svc.token_masks import Complete, NextTokens, Stuck
 
@@ -41,7 +41,14 @@ class Restore:
     resident: Resident
 
 
-Move: TypeAlias = Copy | Save | Restore
+@dataclass(frozen=True, slots=True)
+class Wipe:
+    """Free the slot and zero its rows."""
+
+    slot: int
+
+
+Move: TypeAlias = Copy | Save | Restore | Wipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +85,8 @@ def run_moves(engine: Engine, moves: Iterable[Move]) -> None:
                 engine.free(move.target)
         elif isinstance(move, Save):
             move.resident.saved = engine.save(move.slot)
+        elif isinstance(move, Wipe):
+            engine.wipe(move.slot)
         else:
             saved, move.resident.saved = move.resident.saved, None
             assert saved is not None
@@ -89,7 +98,11 @@ def run_step(engine: Engine, step: Step, pool: Executor | None = None) -> list[R
     if isinstance(step, PrefillStep):
         return [_prefill(engine, step, pool)]
     try:
-        return list(_decode(engine, step.residents, pool))
+        results = list(_decode(engine, step.residents, pool))
+        if len(results) > 1 and all(isinstance(result, SpoiledRow) for result in results):
+            # Not one request's doing.
+            raise EngineFailure(f"all {len(results)} requests of a step: {results[0]}")
+        return results
     except ValueError as error:
         if len(step.residents) == 1:
             return [error]
@@ -156,5 +169,6 @@ def _draw(
         masks = [cast("TokenMask | None", next_tokens[index]) for index in drawing]
         sampled = engine.sample(rows[drawing], [samplers[index] for index in drawing], masks)
         for index, one in zip(drawing, sampled, strict=True):
-            results[index] = one if one.token >= 0 else Stuck("output_format: no token is left")
+            stuck = not isinstance(one, SpoiledRow) and one.token < 0
+            results[index] = Stuck("output_format: no token is left") if stuck else one
     return results

@@ -179,6 +179,7 @@ void register_engine(py::module_& module) {
       .def("save", &save, py::arg("slot"))
       .def("restore", &restore, py::arg("slot"), py::arg("data"), py::arg("tokens"))
       .def("free", &Engine::free, py::arg("slot"))
+      .def("wipe", &Engine::wipe, py::arg("slot"), NoGil())
       .def("close", &Engine::close, NoGil());
 }
 

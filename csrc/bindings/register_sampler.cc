@@ -6,6 +6,7 @@
 
 #include "arrays.h"
 #include "register.h"
+#include "tpuserve/errors.h"
 #include "tpuserve/sampler/sampler.h"
 
 namespace py = pybind11;
@@ -81,6 +82,19 @@ std::vector<TokenMask> checked_masks(const std::vector<std::optional<py::array>>
   return result;
 }
 
+// A row that cannot be drawn from is one request's trouble: the others get their tokens.
+Sampled draw(Sampler& sampler, const float* row, TokenMask mask, std::size_t width) {
+  try {
+    sampler::check_row(row, width);
+    return sampler.draw(row, mask);
+  } catch (const LaunchError& error) {
+    Sampled failed;
+    failed.token = sampler::kNoToken;
+    failed.error = error.what();
+    return failed;
+  }
+}
+
 std::vector<Sampled> sample(const py::array& logits, const std::vector<Sampler*>& samplers,
                             const std::vector<std::optional<py::array>>& masks) {
   const auto* rows = checked_data<float>(logits, "logits", 2);
@@ -99,12 +113,10 @@ std::vector<Sampled> sample(const py::array& logits, const std::vector<Sampler*>
   const auto width = static_cast<std::size_t>(logits.shape(1));
   const std::vector<TokenMask> row_masks = checked_masks(masks, samplers.size(), width);
   const py::gil_scoped_release release;
-  // All rows are checked before the first sampler moves on.
-  for (std::size_t i = 0; i < samplers.size(); ++i) sampler::check_row(rows + i * width, width);
   std::vector<Sampled> result;
   result.reserve(samplers.size());
   for (std::size_t i = 0; i < samplers.size(); ++i) {
-    result.push_back(samplers[i]->draw(rows + i * width, row_masks[i]));
+    result.push_back(draw(*samplers[i], rows + i * width, row_masks[i], width));
   }
   return result;
 }
@@ -124,6 +136,7 @@ void register_sampler(py::module_& module) {
 
   py::class_<Sampled>(module, "Sampled", py::is_final())
       .def_readonly("token", &Sampled::token)
+      .def_readonly("error", &Sampled::error)
       .def_readonly("logprob", &Sampled::logprob)
       .def_readonly("top", &Sampled::top);
 

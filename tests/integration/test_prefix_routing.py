@@ -8,9 +8,7 @@ from typing import Any
 
 import grpc.aio
 
-from device_svc.service import DeviceService
-from tests.support.fake_core import FakeEngine
-from tests.support.fake_device import fake_config
+from tests.support.served_engine import ServedEngine
 from tests.unit.gateway.conftest import running
 from tests.unit.gateway.fakes import VOCAB, eventually
 from tpuserve.v1 import generation_pb2
@@ -20,27 +18,8 @@ SLOTS = 8
 SYSTEM = {"pirate": "Yo ho ho! " * 26, "lawyer": "Whereas I " * 26}
 
 
-class ServedEngine:
-    """A device service over the arithmetic engine, on the test's loop."""
-
-    def __init__(self, name: str, *, launch_s: float = 0.0) -> None:
-        self.name = name
-        self.address = ""
-        self.launch_s = launch_s
-        self._service: DeviceService | None = None
-
-    async def start(self) -> None:
-        def open_engine() -> FakeEngine:
-            return FakeEngine(slots=SLOTS, vocab_size=VOCAB, launch_s=self.launch_s)
-
-        self._service = DeviceService(fake_config(name=self.name), open_engine)
-        port = await self._service.start(self.address or "127.0.0.1:0")
-        self.address = f"127.0.0.1:{port}"
-
-    async def kill(self) -> None:
-        if self._service is not None:
-            service, self._service = self._service, None
-            await service.drain(0)
+def over_engine(name: str, **engine: Any) -> ServedEngine:
+    return ServedEngine(name, slots=SLOTS, vocab_size=VOCAB, **engine)
 
 
 def generate(text: str, max_tokens: int = 3) -> generation_pb2.GenerateRequest:
@@ -58,7 +37,7 @@ async def started(world: Any, text: str, max_tokens: int = 3) -> tuple[str, int]
 
 
 async def test_conversations_stay_with_their_system_prompt() -> None:
-    devices: Any = [ServedEngine("one"), ServedEngine("two")]
+    devices: Any = [over_engine("one"), over_engine("two")]
     async with running(*devices) as world:
         homes: dict[str, set[str]] = {name: set() for name in SYSTEM}
         # Beside each other at first, so that the emptier device takes the second.
@@ -72,7 +51,7 @@ async def test_conversations_stay_with_their_system_prompt() -> None:
 
 
 async def test_a_flood_spills_over_and_fills_both() -> None:
-    devices: Any = [ServedEngine("one", launch_s=0.002), ServedEngine("two", launch_s=0.002)]
+    devices: Any = [over_engine("one", launch_s=0.002), over_engine("two", launch_s=0.002)]
     async with running(*devices) as world:
         home, _ = await started(world, SYSTEM["pirate"])
         calls = [started(world, f"{SYSTEM['pirate']}{n}", 20) for n in range(2 * SLOTS)]
@@ -86,7 +65,7 @@ async def test_a_flood_spills_over_and_fills_both() -> None:
 
 
 async def test_a_restarted_device_has_forgotten() -> None:
-    devices: Any = [ServedEngine("one"), ServedEngine("two")]
+    devices: Any = [over_engine("one"), over_engine("two")]
     async with AsyncExitStack() as stack:
         world = await stack.enter_async_context(running(*devices))
         home, _ = await started(world, SYSTEM["pirate"])

@@ -30,6 +30,7 @@ from device_svc.engine_api import (
     Sampler,
     Sampling,
     SavedRows,
+    SpoiledRow,
     TokenMask,
 )
 
@@ -46,6 +47,7 @@ def expected_tokens(
 
 # Small enough that the digest of a context's rows does not overflow.
 _PRIME = 1_000_003
+_NAN = -1
 _WEIGHTS = np.arange(1, 1 << 16, dtype=np.int64) * 7919 % _PRIME
 
 
@@ -91,6 +93,8 @@ class FakeKv:
         self.ids = np.full(context_length, 7777, dtype=np.int64)
         self.bits = np.full(context_length, 7777, dtype=np.int64)
         self.length = 0
+        # Once there is NaN among the rows, all that is computed from them is NaN.
+        self.spoilt = False
 
     def write(self, ids: NDArray[np.int32], position: int, *, launch: int) -> None:
         """launch: what beside the rows before it decides a new row's bits."""
@@ -104,11 +108,14 @@ class FakeKv:
         return int((self.bits[:length] * _WEIGHTS[:length]).sum() % _PRIME)
 
     def copy(self, source: FakeKv, tokens: int) -> None:
+        self.spoilt |= source.spoilt
         self.ids[:tokens] = source.ids[:tokens]
         self.bits[:tokens] = source.bits[:tokens]
         self.length = tokens
 
     def row(self, vocab_size: int) -> tuple[int, int]:
+        if self.spoilt:
+            return _NAN, 0
         total = int(self.ids[: self.length].sum()) + self.length
         return total % vocab_size, self.digest(self.length)
 
@@ -120,7 +127,8 @@ class FakeEngine:
     counted from 1. before_launch: called at the start of every launch, to hold the engine still.
     history: whether prefill may continue behind tokens. later_tokens: as a bmodel for shared
     prefixes, with a prefix of at most chunk_tokens and so many behind it. refuse_id: a token id
-    that decode refuses, as a slot-specific error.
+    that decode refuses, as a slot-specific error. spoil_id: a token id whose rows are NaN, as all
+    that follow them.
     """
 
     def __init__(
@@ -137,6 +145,7 @@ class FakeEngine:
         launch_s: float = 0.0,
         fail_at: int | None = None,
         refuse_id: int | None = None,
+        spoil_id: int | None = None,
         before_launch: Callable[[], None] = lambda: None,
     ) -> None:
         self._shape = ModelShape(
@@ -157,6 +166,7 @@ class FakeEngine:
         self._launch_s = launch_s
         self._fail_at = fail_at
         self._refuse_id = refuse_id
+        self._spoil_id = spoil_id
         self._before_launch = before_launch
         self._launches = 0
         self._owner: int | None = None
@@ -202,6 +212,7 @@ class FakeEngine:
         self._check_room(slot, position + len(ids))
         self._launch()
         kv.write(ids, position, launch=position * 1000 + len(ids))
+        kv.spoilt |= self._spoil_id in ids.tolist()
         return self._rows((slot,)) if last else None
 
     def decode(self, slots: Sequence[int], ids: NDArray[np.int32]) -> Rows:
@@ -218,6 +229,7 @@ class FakeEngine:
         for index, slot in enumerate(slots):
             kv = self._kv[slot]
             kv.write(ids[index : index + 1], kv.length, launch=-1)
+            kv.spoilt |= self._spoil_id == ids[index]
         return self._rows(slots)
 
     def sampler(self, sampling: Sampling, prompt_ids: NDArray[np.int32]) -> Sampler:
@@ -225,18 +237,25 @@ class FakeEngine:
 
     def sample(
         self, rows: Rows, samplers: Sequence[Sampler], masks: Sequence[TokenMask | None] = ()
-    ) -> Sequence[Sampled]:
+    ) -> Sequence[Sampled | SpoiledRow]:
         self._check_thread()
-        drawn = []
+        drawn: list[Sampled | SpoiledRow] = []
         every = masks or [None] * len(samplers)
         for row, sampler, mask in zip(rows.tolist(), samplers, every, strict=True):
             assert isinstance(sampler, FakeSampler)
-            drawn.append(sampler.draw(row, mask))
+            drawn.append(SpoiledRow("NaN") if row[0] == _NAN else sampler.draw(row, mask))
         return drawn
 
     def free(self, slot: int) -> None:
         self._check_thread()
         self._kv[slot].length = 0
+
+    def wipe(self, slot: int) -> None:
+        self._check_thread()
+        kv = self._kv[slot]
+        kv.length = 0
+        kv.ids[:] = kv.bits[:] = 7777
+        kv.spoilt = False
 
     @property
     def kv_row_bytes(self) -> int:

@@ -22,9 +22,17 @@ const Fault* Chip::count_launch(const std::string& net) {
   ++launches_;
   const std::uint64_t of_net = ++launches_of_net_[net];
   for (const Fault& fault : profile_.faults) {
+    if (fault.token >= 0) continue;
     const bool now =
         fault.net.empty() ? fault.launch == launches_ : fault.net == net && fault.launch == of_net;
     if (now) return &fault;
+  }
+  return nullptr;
+}
+
+const Fault* Chip::fault_of_token(std::int32_t token) const {
+  for (const Fault& fault : profile_.faults) {
+    if (fault.token >= 0 && fault.token == token) return &fault;
   }
   return nullptr;
 }

@@ -33,6 +33,8 @@ class Chip {
 
   // Counts a launch of the net; the fault that is planned for it, or null.
   const Fault* count_launch(const std::string& net);
+  // The fault that an id brings about wherever it is embedded, or null.
+  const Fault* fault_of_token(std::int32_t token) const;
   std::uint64_t launches() const { return launches_; }
 
   // Queues work of this thread. `cost_us` is before scaling.

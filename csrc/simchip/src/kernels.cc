@@ -27,7 +27,14 @@ void run_embedding(Launch& launch) {
       launch.rules.broken("unknown-id", "net " + launch.net.name + ": id " + std::to_string(token) +
                                             " of " + std::to_string(launch.vocab_size));
     }
-    const State state = known ? State{kStateMark, token, 0} : State{0, 0, 0};
+    State state = known ? State{kStateMark, token, 0} : State{0, 0, 0};
+    const Fault* fault = launch.chip.fault_of_token(token);
+    if (fault != nullptr && fault->kind == FaultKind::kNan) {
+      launch.chip.nan_injected = true;
+      state.mark = kNanMark;
+    } else if (fault != nullptr) {
+      launch.fault = fault;
+    }
     store(to + row * row_bytes, state, row_bytes);
   }
 }

@@ -34,6 +34,7 @@ struct Launch {
   std::uint64_t rows = 0;
   std::uint64_t kv_bytes = 0;
   std::uint64_t foreign_kv_bytes = 0;
+  const Fault* fault = nullptr;  // that a token brought about; NaN is in the outputs already
 };
 
 // Memory ranges must have been checked.

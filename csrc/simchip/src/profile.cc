@@ -90,19 +90,23 @@ FaultKind fault_kind(const TomlValue& value) {
 Fault read_fault(const TomlSection& section) {
   Fault fault;
   bool has_kind = false;
-  read_section(section, {{"net", [&](const TomlValue& v) { fault.net = v.text(); }},
-                         {"launch",
-                          [&](const TomlValue& v) {
-                            fault.launch = static_cast<std::uint64_t>(
-                                whole(v, 1, std::numeric_limits<std::int64_t>::max()));
-                          }},
-                         {"kind",
-                          [&](const TomlValue& v) {
-                            fault.kind = fault_kind(v);
-                            has_kind = true;
-                          }},
-                         {"seconds", into(fault.seconds)}});
-  if (fault.launch == 0 || !has_kind) fail(section.line, "a fault needs launch and kind");
+  read_section(
+      section,
+      {{"token", [&](const TomlValue& v) { fault.token = static_cast<int>(whole(v, 0, kIntMax)); }},
+       {"net", [&](const TomlValue& v) { fault.net = v.text(); }},
+       {"launch",
+        [&](const TomlValue& v) {
+          fault.launch =
+              static_cast<std::uint64_t>(whole(v, 1, std::numeric_limits<std::int64_t>::max()));
+        }},
+       {"kind",
+        [&](const TomlValue& v) {
+          fault.kind = fault_kind(v);
+          has_kind = true;
+        }},
+       {"seconds", into(fault.seconds)}});
+  const bool has_cause = (fault.launch > 0) != (fault.token >= 0);
+  if (!has_cause || !has_kind) fail(section.line, "a fault needs kind, and launch or token");
   return fault;
 }
 

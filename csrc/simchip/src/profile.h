@@ -37,6 +37,7 @@ enum class FaultKind {
 };
 
 struct Fault {
+  int token = -1;            // embedding this id, in every launch; -1: what follows decides
   std::string net;           // empty: any
   std::uint64_t launch = 0;  // of matching nets on a chip, counted from 1 in a process
   FaultKind kind = FaultKind::kFail;

@@ -125,8 +125,12 @@ bool Runtime::launch(const std::string& name, const abi::Tensor* inputs, int inp
                   {},
                   0,
                   0,
-                  0};
+                  0,
+                  nullptr};
     run(launch);
+    if (launch.fault != nullptr) fault = launch.fault;
+    if (fault != nullptr && fault->kind == FaultKind::kChipFault) chip_.faulty = true;
+    if (chip_.faulty || (fault != nullptr && fault->kind == FaultKind::kFail)) return false;
     finish(*net, *variant, launch, fault);
     return true;
   } catch (const Refusal& refusal) {

@@ -127,4 +127,9 @@ void ChipPart::restore(const Place& place, const std::uint8_t* data, int rows, i
   sync();
 }
 
+void ChipPart::wipe(const Place& place) {
+  slot(place).zero(*chip_);
+  sync();
+}
+
 }  // namespace tpuserve::engine

@@ -65,6 +65,7 @@ class ChipPart {
   // The part's layers of [layers, 2, rows, row_bytes] of the whole model.
   void save(const Place& place, std::uint8_t* data, int rows) const;
   void restore(const Place& place, const std::uint8_t* data, int rows, int tokens);
+  void wipe(const Place& place);
   // Waits for everything that was sent to the chip.
   void sync() { chip_->sync(); }
 

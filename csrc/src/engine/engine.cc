@@ -282,6 +282,13 @@ void Engine::restore(int slot, const std::uint8_t* data, int rows, int tokens) {
   r.length(slot) = tokens;
 }
 
+void Engine::wipe(int slot) {
+  Resident& r = resident();
+  check_slot(slot);
+  r.length(slot) = 0;
+  r.run([&](ChipPart& part, const Neighbours&) { part.wipe(r.place(slot)); });
+}
+
 void Engine::free(int slot) {
   Resident& r = resident();
   check_slot(slot);

@@ -10,9 +10,15 @@ KvRows::KvRows(const ModelNets& nets, runtime::Chip& chip, std::size_t slot)
     const runtime::ShapeVariant& largest = layer.decode->variants[nets.decode_variants.back()];
     k_.push_back(largest.inputs[port::decode_history_k(slot)].memory);
     v_.push_back(largest.inputs[port::decode_history_v(slot)].memory);
-    // A hidden row still counts as 0 × value: NaN left in memory would spread.
-    chip.zero(k_.back());
-    chip.zero(v_.back());
+  }
+  zero(chip);
+}
+
+void KvRows::zero(runtime::Chip& chip) {
+  // A hidden row still counts as 0 × value: NaN left in memory would spread.
+  for (std::size_t layer = 0; layer < layers(); ++layer) {
+    chip.zero(k_[layer]);
+    chip.zero(v_[layer]);
   }
 }
 

@@ -27,6 +27,8 @@ class KvRows {
     return slice(v_[layer], row, rows);
   }
 
+  // All rows become zeros.
+  void zero(runtime::Chip& chip);
   // Copies rows [0, rows) of another slot on the same chip.
   void copy_prefix(runtime::Chip& chip, const KvRows& source, int rows);
 

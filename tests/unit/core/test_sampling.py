@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from device_svc._core import LaunchError, Sampler, SamplingParams, sample
+from device_svc._core import Sampler, SamplingParams, sample
 
 NO_PROMPT = np.zeros(0, np.int32)
 
@@ -69,11 +69,18 @@ def test_values_out_of_range_name_value_and_limit(arguments: dict[str, float], t
     assert text in str(raised.value)
 
 
-def test_nan_moves_no_sampler_on() -> None:
-    samplers = [Sampler(SamplingParams(), 2, NO_PROMPT) for _ in range(2)]
-    with pytest.raises(LaunchError, match="1 NaN of 2"):
-        sample(rows([0, 1], [math.nan, 1]), samplers)
-    assert [sampler.generated for sampler in samplers] == [0, 0]
+def test_a_row_with_nan_says_so_and_the_others_are_drawn() -> None:
+    samplers = [Sampler(SamplingParams(temperature=0), 2, NO_PROMPT) for _ in range(4)]
+    infinite = [math.inf, 1]
+    drawn = sample(rows([0, 1], [math.nan, 1], infinite, [1, 0]), samplers)
+    assert [sampled.token for sampled in drawn] == [1, -1, -1, 0]
+    assert [sampler.generated for sampler in samplers] == [1, 0, 0, 1]
+    assert [sampled.error for sampled in drawn] == [
+        "",
+        "logits hold 1 NaN of 2: the chip produced garbage",
+        "the highest logit is inf: the chip produced garbage",
+        "",
+    ]
 
 
 def test_shapes_and_types_that_do_not_fit_are_refused() -> None:

@@ -160,3 +160,24 @@ async def test_an_engine_that_fails_its_warm_up_is_closed() -> None:
         await thread.start()
     await thread.stop()
     assert engine.closed
+
+
+async def test_nan_of_four_requests_in_a_row_is_the_engines_failure() -> None:
+    engine = FakeEngine(spoil_id=700)
+    async with running(engine) as (thread, inbox):
+
+        def submit(key: int, token: int) -> None:
+            ids = np.array([token], dtype=np.int32)
+            sampler = engine.sampler(Sampling(temperature=0), ids)
+            thread.send(Request(key=key, prompt_ids=ids, sampler=sampler, max_tokens=2))
+
+        for key, token in enumerate([700, 700, 700, 1, 700, 700, 700]):
+            submit(key, token)
+            expected = Finish.LENGTH if token == 1 else Finish.ERROR
+            assert await inbox.finish(key) is expected
+        assert not inbox.failures
+        submit(7, 700)
+        assert await inbox.finish(7) is Finish.ERROR
+        while not inbox.failures:
+            await inbox.next()
+        assert "4 requests in a row: NaN" in str(inbox.failures[0])

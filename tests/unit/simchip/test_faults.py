@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from device_svc import _core
-from tests.support.simchip import ONE_ROW, copy_library, next_token, write_bmodel
+from tests.support.simchip import BATCHED, ONE_ROW, copy_library, next_token, write_bmodel
 from tests.support.simchip_abi import FAILURE, NOT_READY, NOT_SUPPORTED, SUCCESS, Simchip
 from tests.unit.simchip.conftest import NewChip
 
@@ -68,8 +68,37 @@ def test_nan_reaches_the_logits_and_is_no_broken_rule(
     logits = served.decode([0], np.array([4], np.int32))
     assert np.isnan(logits).all()
     sampler = _core.Sampler(_core.SamplingParams(), 64, IDS)
-    with pytest.raises(_core.LaunchError):
-        _core.sample(logits.astype(np.float32), [sampler])
+    [sampled] = _core.sample(logits.astype(np.float32), [sampler])
+    assert (sampled.token, sampler.generated) == (-1, 0)
+    assert "64 NaN of 64" in sampled.error
+    assert Simchip(path).broken_rules == 0
+
+
+def test_a_token_spoils_its_own_row_and_slot_only(
+    library: Callable[[str], Path], tmp_path: Path
+) -> None:
+    path = library('[[fault]]\ntoken = 7\nkind = "nan"')
+    bmodel = write_bmodel(tmp_path / "m.bmodel", BATCHED)
+    served = _core.Engine(_core.Library(str(path.parent)), [str(bmodel)], slots=4)
+    for slot in range(3):
+        served.prefill(slot, IDS, 0, last=True)
+
+    def step(token: int) -> list[bool]:
+        return [
+            bool(np.isnan(row).any())
+            for row in served.decode([0, 1, 2], np.array([4, token, 5], np.int32))
+        ]
+
+    assert step(6) == [False, False, False]
+    assert step(7) == [False, True, False]
+    assert step(6) == [False, True, False]
+    # Forgetting leaves the NaN where it is, wiping does not.
+    served.free(1)
+    served.prefill(1, IDS, 0, last=True)
+    assert step(6) == [False, True, False]
+    served.wipe(1)
+    served.prefill(1, IDS, 0, last=True)
+    assert step(6) == [False, False, False]
     assert Simchip(path).broken_rules == 0
 
 
@@ -159,7 +188,7 @@ def test_without_a_profile_there_are_no_chips(
         ("[chips]", "line 1: no table chips is known"),
         ("[latency.head]\nlaunch_us = 1", "line 1: no table latency.head is known"),
         ("[latency]\nscale = -1", "line 2: expected a number of at least 0"),
-        ("[[fault]]\nlaunch = 1", "line 1: a fault needs launch and kind"),
+        ("[[fault]]\nlaunch = 1", "line 1: a fault needs kind, and launch or token"),
         ('[[fault]]\nlaunch = 1\nkind = "boom"', "line 3: expected fail, hang, nan or chip_fault"),
         ("[model]\nvocab_size = 2", "line 2: expected 3 to"),
         ("[chip]\ncount = one", "line 2: expected a value, not 'one'"),

@@ -67,6 +67,9 @@ class Engine {
   void save(int slot, std::uint8_t* data) const;
   void restore(int slot, const std::uint8_t* data, int rows, int tokens);
   void free(int slot);
+  // Frees a slot whose rows may hold NaN, which would spread to whatever comes next: all are
+  // zeroed.
+  void wipe(int slot);
 
   // Gives memory and chip back; the calls above then throw CoreError. Idempotent.
   void close();

@@ -20,6 +20,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -38,6 +39,7 @@ struct Sampled {
   std::int32_t token = 0;  // kNoToken when the mask leaves none
   std::optional<float> logprob;
   std::vector<std::pair<std::int32_t, float>> top;  // best first
+  std::string error;  // why nothing could be drawn; the token is kNoToken then
 };
 
 inline constexpr std::int32_t kNoToken = -1;
