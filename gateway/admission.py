@@ -10,6 +10,7 @@ from typing import Final, TypeVar
 
 from gateway.answer import AnswerWish, wish
 from gateway.facts import DeviceFacts, SamplingDefaults, TokenizerFacts
+from gateway.output_formats import PlannedFormat
 from gateway.request import GenerationRequest, Priority, Prompt, Sampling, SamplingChoice
 from tpuserve.errors import FeatureMissing, InvalidArgument
 
@@ -43,6 +44,7 @@ class Plan:
     deadline_s: float | None
     prefix_key: str
     answer: AnswerWish | None
+    output_format: PlannedFormat | None = None
 
 
 def check_text_size(text_bytes: int, device: DeviceFacts) -> None:
@@ -64,6 +66,7 @@ def plan(
     seed: int,
     device: DeviceFacts,
     tokenizer: TokenizerFacts,
+    output_format: PlannedFormat | None = None,
 ) -> Plan:
     """Apply the model's limits and defaults to one prompt, whose ids are given.
 
@@ -75,7 +78,7 @@ def plan(
     _check_ids(stopping.stop_token_ids, "stop_token_ids", tokenizer.vocab_size)
     _check_ids(tuple(request.sampling.logit_bias), "logit_bias", tokenizer.vocab_size)
     if device.argmax_only:
-        _check_argmax(request)
+        _check_argmax(request, formatted=output_format is not None)
     max_tokens = _max_tokens(len(prompt_ids), stopping.max_tokens, device)
     min_tokens = stopping.min_tokens or 0
     if min_tokens > max_tokens:
@@ -99,6 +102,7 @@ def plan(
         deadline_s=request.deadline_s,
         prefix_key=request.prefix_key,
         answer=wish(prompt),
+        output_format=output_format,
     )
 
 
@@ -134,7 +138,7 @@ def _check_ids(ids: tuple[int, ...], name: str, vocab_size: int) -> None:
         )
 
 
-def _check_argmax(request: GenerationRequest) -> None:
+def _check_argmax(request: GenerationRequest, *, formatted: bool) -> None:
     sampling = request.sampling
     asked = {
         "temperature": bool(sampling.temperature),
@@ -144,6 +148,7 @@ def _check_argmax(request: GenerationRequest) -> None:
         "logit_bias": bool(sampling.logit_bias),
         "logprobs": request.top_logprobs is not None,
         "min_tokens": bool(request.stopping.min_tokens),
+        "output_format": formatted,
     }
     for name, used in asked.items():
         if used:

@@ -110,6 +110,7 @@ class Gateway:
         # What is left are replies whose last bytes are on their way, or those cut off.
         await self._server.drain(_LAST_BYTES_S)
         await self._http.stop()
+        self.service.close()
         await cancel_and_wait(*self._tasks)
 
     async def _report_health(self) -> None:

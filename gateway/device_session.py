@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 import grpc
@@ -13,6 +14,7 @@ import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from gateway.breaker import CircuitBreaker
+from gateway.device_vocabulary import DeviceVocabulary
 from gateway.facts import DeviceFacts, DeviceLoad
 from gateway.peer import CONNECT_TIMEOUT_S, Outbox, cancel_and_wait, stay_connected
 from gateway.prefix_index import ResidentPrefixes
@@ -20,6 +22,7 @@ from gateway.request import FinishReason, Priority
 from gateway.silence import Silence
 from tpuserve import errors
 from tpuserve.rpc.options import channel_options
+from tpuserve.rpc.output_format import to_wire as output_format_to_wire
 from tpuserve.v1 import device_pb2, device_pb2_grpc, generation_pb2
 
 if TYPE_CHECKING:
@@ -78,6 +81,7 @@ class DeviceSession:
         self._channel = grpc.aio.insecure_channel(address, options=channel_options())
         self._stub: device_pb2_grpc.DeviceAsyncStub = device_pb2_grpc.DeviceStub(self._channel)
         self._health = health_pb2_grpc.HealthStub(self._channel)
+        self._vocabulary = DeviceVocabulary(self._stub)
         self._live: dict[str, Sequence] = {}
         self._outbox: Outbox[device_pb2.Submit | device_pb2.Cancel] = Outbox()
 
@@ -142,7 +146,20 @@ class DeviceSession:
         self._live[sequence.id] = sequence
         if self.facts.reuses_prefixes:
             self.prefixes.hold(sequence.id, sequence.chain)
-        self._outbox.put(_submit(sequence))
+        planned = sequence.plan.output_format
+        if planned is None or self._vocabulary.has(planned.vocabulary):
+            self._outbox.put(_submit(sequence))
+        else:
+            self._vocabulary.put(planned.vocabulary, partial(self._on_vocabulary, sequence))
+
+    def _on_vocabulary(self, sequence: Sequence, error: errors.TpuserveError | None) -> None:
+        if self._live.get(sequence.id) is not sequence:
+            return  # cancelled meanwhile
+        if error is None:
+            self._outbox.put(_submit(sequence))
+        else:
+            self._take(sequence.id)
+            sequence.fail(error)
 
     def cancel(self, sequence: Sequence) -> None:
         """Free its slot after the running step; nothing more comes of it."""
@@ -163,6 +180,7 @@ class DeviceSession:
             device_pb2.GetDeviceInfoRequest(), timeout=CONNECT_TIMEOUT_S, wait_for_ready=True
         )
         self.facts = _facts(info)
+        self._vocabulary.reset(info.vocabulary_sha256)
         self.prefixes = ResidentPrefixes(self.facts.slots, self.facts.prefill_chunk_tokens)
         self._other_model = self._stalled = False
         call = self._stub.Session()
@@ -189,6 +207,7 @@ class DeviceSession:
     def _lost(self) -> None:
         orphans = list(self._live.values())
         self._live.clear()
+        self._vocabulary.reset("")
         self._outbox = Outbox()
         self.load = DeviceLoad()
         self._others = 0
@@ -403,6 +422,8 @@ def _submit(sequence: Sequence) -> device_pb2.Submit:
     )
     if plan.top_logprobs is not None:
         submit.logprobs = plan.top_logprobs
+    if plan.output_format is not None:
+        submit.output_format.CopyFrom(output_format_to_wire(plan.output_format.output_format))
     if plan.deadline_s is not None:
         submit.deadline_ms = max(0, round((plan.deadline_s - time.monotonic()) * 1000))
     return submit

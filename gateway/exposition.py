@@ -22,6 +22,7 @@ from prometheus_client.registry import Collector
 from gateway.device_session import DeviceSession
 from gateway.metrics import GatewayMetrics, Histogram, ModelMetrics
 from gateway.models import Model, ModelRegistry
+from tpuserve.output_format import FormatKind
 
 _ENGINE: Final = "0"
 
@@ -176,7 +177,14 @@ def _counters(rows: list[_Row]) -> Iterator[Metric]:
         "Completions that went on after their device or tokenizer was lost.",
         labels=["model", "peer"],
     )
+    formats = CounterMetricFamily(
+        "tpuserve_formatted_prompts",
+        "Prompts whose completions had to keep an output format.",
+        labels=["model", "kind"],
+    )
     for model, metrics in rows:
+        for kind in FormatKind:
+            formats.add_metric([model.name, kind.value], metrics.formats[kind.value])
         alias = dict.fromkeys(_VLLM_REASONS.values(), 0)
         for reason, their_reason in _VLLM_REASONS.items():
             count = metrics.success[reason]
@@ -189,6 +197,7 @@ def _counters(rows: list[_Row]) -> Iterator[Metric]:
     yield mine
     yield theirs
     yield failovers
+    yield formats
 
 
 def _gauges(rows: list[_Row]) -> Iterator[Metric]:

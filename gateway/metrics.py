@@ -70,6 +70,7 @@ class ModelMetrics:
     prefix_hits: int = 0
     success: Counter[str] = field(default_factory=Counter)
     failovers: Counter[str] = field(default_factory=Counter)
+    formats: Counter[str] = field(default_factory=Counter)
 
     def record(self, completion: CompletionRecord) -> None:
         """Add a completion that reached a device, however it ended."""

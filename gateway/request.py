@@ -6,6 +6,8 @@ import enum
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from tpuserve.output_format import OutputFormat
+
 
 class Role(str, enum.Enum):
     SYSTEM = "system"
@@ -150,6 +152,7 @@ class GenerationRequest:
 
     `arrival_s` and `deadline_s` are `time.monotonic()` values; no deadline is None.
     `top_logprobs` is None without logprobs. `prefix_key` is a cache hint; empty is none.
+    `output_format` is None for free text.
     """
 
     id: str
@@ -163,6 +166,7 @@ class GenerationRequest:
     n: int = 1
     deadline_s: float | None = None
     prefix_key: str = ""
+    output_format: OutputFormat | None = None
 
 
 @dataclass(frozen=True, slots=True)

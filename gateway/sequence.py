@@ -158,12 +158,12 @@ class Sequence:
         reason: FinishReason | None,
         now_s: float,
     ) -> None:
-        """Tokens of one step; `reason` STOP means that the last id is a stop id.
+        """Tokens of one step; `reason` STOP: by a stop id, or as the output format is complete.
 
         A stop id counts as a token and has no text. Ids of padded rows have none either.
         """
         fed: list[int] = ids
-        if reason is FinishReason.STOP and ids:
+        if reason is FinishReason.STOP and ids and ids[-1] in self.plan.stop_ids:
             fed = ids[:-1]
             if ids[-1] not in self.plan.eos_ids:
                 reason = FinishReason.STOP_SEQUENCE

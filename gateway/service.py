@@ -14,9 +14,10 @@ from gateway.facts import DeviceFacts, TokenizerFacts
 from gateway.metrics import GatewayMetrics
 from gateway.models import Model, ModelRegistry
 from gateway.output import Ended, OutputBuffer
+from gateway.output_formats import FormatChecker, PlannedFormat
 from gateway.request import ChatPrompt, Delta, Event, GenerationRequest, Prompt, Started, TextPrompt
 from gateway.sequence import Sequence
-from gateway.tokenizer_client import TokenizerClient
+from gateway.tokenizer_client import Encoded, TokenizerClient
 from gateway.validation import validate, validate_prompt
 from tpuserve import errors
 
@@ -108,6 +109,10 @@ class GenerationService:
         self.idle.set()
         self._metrics = metrics
         self._max_buffered_bytes = max_buffered_bytes
+        self._formats = FormatChecker()
+
+    def close(self) -> None:
+        self._formats.close()
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
         """Started, then deltas, then Finished once for each index.
@@ -155,7 +160,8 @@ class GenerationService:
             request, model, seed=seed, max_buffered_bytes=self._max_buffered_bytes
         )
         for number, prompt in enumerate(request.prompts):
-            ids = await self._encode(prompt, request, device, tokenizer, facts)
+            encoded = await self._encode(prompt, request, device, tokenizer, facts)
+            planned = await self._planned_format(request, encoded, tokenizer, model)
             for draw in range(request.n):
                 index = number * request.n + draw
                 sequence = Sequence(
@@ -163,11 +169,12 @@ class GenerationService:
                     index,
                     plan(
                         request,
-                        ids,
+                        encoded.ids,
                         prompt=prompt,
                         seed=(seed + draw) % _SEEDS,
                         device=device,
                         tokenizer=facts,
+                        output_format=planned,
                     ),
                     owner=active,
                     output=active.output,
@@ -194,15 +201,34 @@ class GenerationService:
         device: DeviceFacts,
         tokenizer: TokenizerClient,
         facts: TokenizerFacts,
-    ) -> tuple[int, ...]:
+    ) -> Encoded:
         if isinstance(prompt, TextPrompt):
             check_text_size(len(prompt.text.encode()), device)
         elif isinstance(prompt, ChatPrompt):
             check_chat(prompt, device, facts)
-        ids, _ = await tokenizer.encode(prompt, deadline_s=request.deadline_s)
-        if not ids:
+        encoded = await tokenizer.encode(prompt, deadline_s=request.deadline_s)
+        if not encoded.ids:
             raise errors.InvalidArgument("the prompt has no tokens", field="prompt")
-        return ids
+        return encoded
+
+    async def _planned_format(
+        self,
+        request: GenerationRequest,
+        encoded: Encoded,
+        tokenizer: TokenizerClient,
+        model: Model,
+    ) -> PlannedFormat | None:
+        """What the request asks for or its conversation demands. Raises InvalidArgument."""
+        if request.output_format is not None and encoded.output_format is not None:
+            raise errors.InvalidArgument(
+                "output_format and a forced tool call exclude each other", field="output_format"
+            )
+        output_format = request.output_format or encoded.output_format
+        if output_format is None:
+            return None
+        await self._formats.check(output_format)
+        model.metrics.formats[output_format.kind.value] += 1
+        return PlannedFormat(output_format, await tokenizer.vocabulary())
 
     async def tokenize(
         self, model: str, prompt: Prompt, *, deadline_s: float | None, want_tokens: bool = True
@@ -216,10 +242,8 @@ class GenerationService:
                 check_text_size(len(prompt.text.encode()), device)
             elif isinstance(prompt, ChatPrompt):
                 check_chat(prompt, device, facts)
-            ids, tokens = await tokenizer.encode(
-                prompt, deadline_s=deadline_s, want_tokens=want_tokens
-            )
-            return ids, tokens, device.context_length
+            encoded = await tokenizer.encode(prompt, deadline_s=deadline_s, want_tokens=want_tokens)
+            return encoded.ids, list(encoded.tokens), device.context_length
 
     async def detokenize(
         self,

@@ -6,6 +6,8 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterator
+from collections.abc import Sequence as ReadOnly
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 import grpc
@@ -13,11 +15,14 @@ import grpc.aio
 
 from gateway.answer import CallPiece, Text
 from gateway.facts import SamplingDefaults, TokenizerFacts
+from gateway.output_formats import WireVocabulary
 from gateway.peer import CONNECT_TIMEOUT_S, Outbox, cancel_and_wait, stay_connected
 from gateway.request import ChatPrompt, IdsPrompt, Message, Prompt, Role, ToolChoice, ToolMode
 from gateway.sequence import Piece
 from tpuserve import errors
+from tpuserve.output_format import OutputFormat
 from tpuserve.rpc.options import channel_options
+from tpuserve.rpc.output_format import from_wire as output_format_from_wire
 from tpuserve.rpc.status import from_rpc_error
 from tpuserve.v1 import chat_pb2, tokenizer_pb2, tokenizer_pb2_grpc
 
@@ -28,6 +33,7 @@ _log = logging.getLogger(__name__)
 
 # The tokenizer ends a stream whose messages are larger than twice this.
 _MAX_MESSAGE_IDS: Final = 1 << 15
+_VOCABULARY_TIMEOUT_S: Final = 30.0
 
 _ROLES: Final = {
     Role.SYSTEM: chat_pb2.ROLE_SYSTEM,
@@ -35,6 +41,17 @@ _ROLES: Final = {
     Role.ASSISTANT: chat_pb2.ROLE_ASSISTANT,
     Role.TOOL: chat_pb2.ROLE_TOOL,
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """tokens: the bytes of each id, when wanted. output_format: what the conversation itself
+    demands of the answer, such as a call of a chosen tool.
+    """
+
+    ids: tuple[int, ...]
+    tokens: ReadOnly[bytes] = ()
+    output_format: OutputFormat | None = None
 
 
 class TokenizerListener(Protocol):
@@ -58,6 +75,8 @@ class TokenizerClient:
         self._stub: tokenizer_pb2_grpc.TokenizerAsyncStub = tokenizer_pb2_grpc.TokenizerStub(
             self._channel
         )
+        self._vocabulary: WireVocabulary | None = None
+        self._vocabulary_lock = asyncio.Lock()
         self._live: dict[str, Sequence] = {}
         self._outbox: Outbox[tokenizer_pb2.DetokenizeItem] = Outbox()
 
@@ -71,10 +90,9 @@ class TokenizerClient:
 
     async def encode(
         self, prompt: Prompt, *, deadline_s: float | None, want_tokens: bool = False
-    ) -> tuple[tuple[int, ...], list[bytes]]:
-        """Ids of a prompt and, when wanted, each token's bytes."""
+    ) -> Encoded:
         if isinstance(prompt, IdsPrompt):
-            return prompt.ids, []
+            return Encoded(prompt.ids)
         request = tokenizer_pb2.EncodeRequest(want_tokens=want_tokens)
         if isinstance(prompt, ChatPrompt):
             request.chat.CopyFrom(_chat_input(prompt))
@@ -85,7 +103,26 @@ class TokenizerClient:
             reply = await self._stub.Encode(request, timeout=_timeout_s(deadline_s))
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error, "tokenizer") from error
-        return tuple(reply.ids), list(reply.tokens)
+        demanded = reply.output_format if reply.HasField("output_format") else None
+        return Encoded(
+            tuple(reply.ids),
+            list(reply.tokens),
+            None if demanded is None else output_format_from_wire(demanded),
+        )
+
+    async def vocabulary(self) -> WireVocabulary:
+        """Asked for once in the life of a connection."""
+        async with self._vocabulary_lock:
+            if self._vocabulary is None:
+                request = tokenizer_pb2.GetVocabularyRequest()
+                try:
+                    reply = await self._stub.GetVocabulary(request, timeout=_VOCABULARY_TIMEOUT_S)
+                except grpc.aio.AioRpcError as error:
+                    raise from_rpc_error(error, "tokenizer") from error
+                self._vocabulary = WireVocabulary(
+                    reply.vocabulary.sha256, reply.vocabulary.SerializeToString()
+                )
+            return self._vocabulary
 
     async def decode(
         self, ids: tuple[int, ...], *, keep_special_tokens: bool, deadline_s: float | None
@@ -132,6 +169,7 @@ class TokenizerClient:
             tokenizer_pb2.GetTokenizerInfoRequest(), timeout=CONNECT_TIMEOUT_S, wait_for_ready=True
         )
         self.facts = _facts(info)
+        self._vocabulary = None
         call = self._stub.Detokenize()
         writer = asyncio.create_task(self._write(call, self._outbox))
         try:

@@ -8,7 +8,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, cast
 
-from llguidance import LLMatcher
+from llguidance import LLMatcher, regex_to_lark
 from llguidance.gbnf_to_lark import gbnf_to_lark
 
 from tpuserve.errors import InvalidArgument
@@ -128,9 +128,8 @@ def _schema(schema: dict[str, Any]) -> str:
 
 
 def _regex(text: str) -> str:
-    document = json.loads(LLMatcher.grammar_from_regex(text))
-    lark: str = document["grammars"][0]["lark_grammar"]
-    return lark
+    # A digit is 0 to 9, as most readers of the answer take it; a word may be in any script.
+    return f"start: /{regex_to_lark(text, use_ascii='d')}/"
 
 
 def _choice(texts: tuple[str, ...]) -> str:

@@ -36,6 +36,7 @@ from gateway.request import (
     Usage,
 )
 from tpuserve.errors import FeatureMissing, InvalidArgument
+from tpuserve.rpc.output_format import from_wire as output_format_from_wire
 from tpuserve.v1 import chat_pb2, generation_pb2
 
 _ROLES: Final = {
@@ -155,6 +156,11 @@ def _request(
         n=message.n if message.HasField("n") else 1,
         deadline_s=None if time_remaining_s is None else now_s + time_remaining_s,
         prefix_key=message.prefix_key,
+        output_format=(
+            output_format_from_wire(message.output_format)
+            if message.HasField("output_format")
+            else None
+        ),
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
+from gateway.http_front.formats import output_format
 from gateway.http_front.openai_types import (
     ChatBody,
     ChatMessageBody,
@@ -191,6 +192,7 @@ def _request(
         n=1 if body.n is None else body.n,
         deadline_s=deadline_s,
         prefix_key=body.prompt_cache_key or "",
+        output_format=output_format(body),
     )
 
 
@@ -297,9 +299,7 @@ def _thinking(kwargs: ChatTemplateKwargs | None) -> bool | None:
 
 
 def _refuse_chat_features(body: ChatBody) -> None:
-    kind = body.response_format.type if body.response_format is not None else "text"
     unsupported = {
-        f"response_format of type {kind}": kind != "text",
         "modalities other than text": body.modalities not in (None, ["text"]),
         "audio": body.audio is not None,
         "prediction": body.prediction is not None,

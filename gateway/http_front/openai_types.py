@@ -82,8 +82,28 @@ class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
     include_obfuscation: bool | None = None
 
 
-class ResponseFormat(msgspec.Struct):
+class JsonSchemaBody(msgspec.Struct, forbid_unknown_fields=True):
+    """`strict` or not, the schema is kept."""
+
+    name: str | None = None
+    schema: dict[str, Any] | None = None
+    description: str | None = None
+    strict: bool | None = None
+
+
+class ResponseFormat(msgspec.Struct, forbid_unknown_fields=True):
     type: str
+    json_schema: JsonSchemaBody | None = None
+
+
+class StructuredOutputs(msgspec.Struct, forbid_unknown_fields=True):
+    """One of these."""
+
+    json: str | dict[str, Any] | None = None
+    json_object: bool | None = None
+    regex: str | None = None
+    choice: list[str] | None = None
+    grammar: str | None = None
 
 
 class CommonBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -102,6 +122,7 @@ class CommonBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     frequency_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
     user: str | None = None
+    response_format: ResponseFormat | None = None
     # Requests that begin alike; what gRPC calls prefix_key.
     prompt_cache_key: str | None = None
     # As vLLM has them.
@@ -111,6 +132,11 @@ class CommonBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     min_tokens: int | None = None
     stop_token_ids: list[int] | None = None
     ignore_eos: bool | None = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: str | dict[str, Any] | None = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
     # tpuserve's own: "bulk", "default", "interactive" or "system".
     priority: str | None = None
 
@@ -132,7 +158,6 @@ class ChatBody(CommonBody, forbid_unknown_fields=True, kw_only=True):
     safety_identifier: str | None = None
     prompt_cache_retention: str | None = None
     # Neutral values only.
-    response_format: ResponseFormat | None = None
     modalities: list[str] | None = None
     audio: Any = None
     prediction: Any = None

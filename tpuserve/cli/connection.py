@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Final
 
 from tpuserve import errors
 from tpuserve.cli.errors import CommandError
-from tpuserve.client import Client, Options
+from tpuserve.client import Client, FormatKind, Options, OutputFormat
 
 _CONNECT_S: Final = 3.0
 
@@ -21,6 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top-p", type=float)
     parser.add_argument("--seed", type=int, help="same seed, same answer")
     parser.add_argument("--stop", action="append", default=[], help="a text that ends the answer")
+    shape = parser.add_mutually_exclusive_group()
+    shape.add_argument("--json-schema", type=Path, metavar="FILE", help="answer in this schema")
+    shape.add_argument("--regex", help="answer in the language of this regular expression")
     parser.add_argument("--timeout", type=float, metavar="SECONDS", help="deadline of an answer")
 
 
@@ -33,8 +37,21 @@ def options(args: argparse.Namespace) -> Options:
         top_p=args.top_p,
         seed=args.seed,
         stop=tuple(args.stop),
+        output_format=_output_format(args),
         timeout_s=args.timeout,
     )
+
+
+def _output_format(args: argparse.Namespace) -> OutputFormat | None:
+    if args.regex is not None:
+        return OutputFormat(FormatKind.REGEX, args.regex)
+    if args.json_schema is None:
+        return None
+    try:
+        schema = args.json_schema.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandError(f"--json-schema {args.json_schema}: {error}") from error
+    return OutputFormat(FormatKind.JSON_SCHEMA, schema)
 
 
 def connect(address: str) -> Client:

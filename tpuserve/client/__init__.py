@@ -25,6 +25,7 @@ from tpuserve.client.types import (
     ToolMode,
     Usage,
 )
+from tpuserve.output_format import FormatKind, OutputFormat
 
 __all__ = [
     "AsyncClient",
@@ -35,10 +36,12 @@ __all__ = [
     "Delta",
     "FinishReason",
     "Finished",
+    "FormatKind",
     "Message",
     "Model",
     "NamedFunction",
     "Options",
+    "OutputFormat",
     "Priority",
     "Reply",
     "Started",

@@ -11,7 +11,9 @@ import grpc.aio
 
 from tpuserve import errors
 from tpuserve.client import types
-from tpuserve.v1 import chat_pb2, generation_pb2
+from tpuserve.output_format import OutputFormat
+from tpuserve.rpc.output_format import to_wire
+from tpuserve.v1 import chat_pb2, generation_pb2, output_pb2
 
 Prompt = str | Sequence[int]
 
@@ -72,6 +74,7 @@ def chat_request(
             tool_choice=_tool_choice(options.tool_choice),
             parallel_tool_calls=options.parallel_tool_calls,
             thinking=options.thinking,
+            output_format=_output_format(options.output_format),
         )
     except (ValueError, TypeError) as error:
         raise errors.InvalidArgument(f"a value cannot be sent: {error}") from error
@@ -87,6 +90,7 @@ def generate_request(prompt: Prompt, options: types.Options) -> generation_pb2.G
             logprobs=_logprobs(options.logprobs),
             priority=_priority(options.priority),
             n=options.n,
+            output_format=_output_format(options.output_format),
         )
         if isinstance(prompt, str):
             request.text = prompt
@@ -97,6 +101,10 @@ def generate_request(prompt: Prompt, options: types.Options) -> generation_pb2.G
     except (ValueError, TypeError) as error:
         raise errors.InvalidArgument(f"a value cannot be sent: {error}") from error
     return request
+
+
+def _output_format(value: OutputFormat | None) -> output_pb2.OutputFormat | None:
+    return None if value is None else to_wire(value)
 
 
 def tokenize_request(

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from tpuserve.output_format import OutputFormat
+
 Role = Literal["system", "user", "assistant", "tool"]
 
 
@@ -71,7 +73,8 @@ class Options:
 
     model: may be empty when the server has one. temperature: 0 is greedy. seed: same seed, same
     tokens. stop: texts that end the answer and are not part of it. logprobs: number of best tokens
-    beside the chosen one, None for no logprobs. n: completions to draw. timeout_s: the deadline.
+    beside the chosen one, None for no logprobs. n: completions to draw. output_format: what the
+    answer must look like. timeout_s: the deadline.
     Chats only: tools and the choice among them; thinking turns it on or off, where the model can.
     """
 
@@ -98,6 +101,7 @@ class Options:
     tool_choice: ToolMode | NamedFunction | None = None
     parallel_tool_calls: bool | None = None
     thinking: bool | None = None
+    output_format: OutputFormat | None = None
     timeout_s: float | None = None
 
 
