@@ -293,6 +293,8 @@ class FakeDevice(Peer, device_pb2_grpc.DeviceServicer):
         self.submits: list[device_pb2.Submit] = []
         self.cancels: list[str] = []
         self.vocabularies: list[output_pb2.Vocabulary] = []
+        # What every request is answered with, instead of `answer_ids`.
+        self.script: Sequence[int] | None = None
         self.reject: device_pb2.RejectCode.ValueType | None = None
         self.running: dict[str, _Running] = {}
         self.waiting: list[_Running] = []
@@ -364,7 +366,7 @@ class FakeDevice(Peer, device_pb2_grpc.DeviceServicer):
                     )
                     events.put_nowait(device_pb2.Event(rejected=rejected))
                     continue
-                ids = answer_ids(submit)
+                ids = answer_ids(submit) if self.script is None else self.script
                 assert list(submit.resume_ids) == ids[: len(submit.resume_ids)]
                 self.waiting.append(_Running(submit, ids, len(submit.resume_ids), events))
             for cancel in command.cancels:
