@@ -77,6 +77,7 @@ class InstantEngine:
         self.slots = slots
         self.decode_rows = slots
         self.launches = 0
+        self.busy_s: Sequence[float] = ()
         self.kv_row_bytes = 0
         self._step_s = step_s
 

@@ -51,6 +51,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         action="store_true",
         help="embedding table as a file beside the bmodel, looked up by the host",
     )
+    add("--num-device", type=int, default=1, help="chips to spread the layers over, 1 to 8")
     add("--chip", choices=("bm1684x",), default="bm1684x")
     add("--images", type=int, default=1, help="how many a sequence can have, for vision models")
     add("--share-length", type=int, default=0, help="longest shared prefix that is prefilled once")
@@ -65,7 +66,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--remove-kernel", action="store_true", help="leave the chip's kernel module out (-5.6 MB)")
     add("--name", help="the model's name (default: the output directory's)")
     add("--bmodel-name", help="file name of the bmodel (default: NAME_QUANTIZE.bmodel)")
-    add("--slots", type=int, default=0, help="resident sequences (default: batch, else 4)")
+    add(
+        "--slots",
+        type=int,
+        default=0,
+        help="resident sequences (default: batch times chips, else 4)",
+    )
     add("--shared-config", help="existing config directory, relative to the model directory")
     add("--info", action="store_true", help="print nets, shapes and dtypes at the end")
     add("--keep-work", action="store_true", help="keep the intermediate files, and say where")
@@ -97,7 +103,13 @@ def options_of(args: argparse.Namespace) -> Options:
         unshare_tokens=args.unshare_length,
         prompt_names=args.prompt_names,
         positions_tokens=args.positions,
+        chips=args.num_device,
     )
+
+
+def default_slots(options: Options) -> int:
+    """A batch for each chip, so that all of them can work; else four requests, or two a chip."""
+    return options.batch * options.chips if options.batch > 1 else max(4, 2 * options.chips)
 
 
 def compile_model(args: argparse.Namespace) -> None:
@@ -113,18 +125,20 @@ def compile_model(args: argparse.Namespace) -> None:
     layout = Layout(
         name=name,
         bmodel_name=args.bmodel_name or f"{name}_{args.quantize}.bmodel",
-        slots=args.slots or (args.batch if args.batch > 1 else 4),
+        slots=args.slots or default_slots(options),
         shared_config=args.shared_config,
+        chips=options.chips,
     )
     work = Path(tempfile.mkdtemp(prefix="tpuserve-compile-"))
     progress = Progress(work / "events.jsonl", sys.stderr)
     try:
-        bmodel = convert(checkpoint, options, environment, work, progress=progress)
+        bmodels = convert(checkpoint, options, environment, work, progress=progress)
         write_model_directory(
-            args.output, bmodel, checkpoint, layout, embedding=embedding_table(work)
+            args.output, bmodels, checkpoint, layout, embedding=embedding_table(work)
         )
         if args.info:
-            print(describe(args.output.resolve() / layout.bmodel_name, environment, work))
+            for name in layout.bmodel_names:
+                print(describe(args.output.resolve() / name, environment, work))
     except CompileError as error:
         kept = keep_log(work, args.output)
         raise CompileError(f"{error}\nthe whole log is {kept}") from error

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from compiler import chips
 from compiler.batched.ladder import MAX_SLOTS, default_lengths, ladder
 from compiler.checkpoint import Checkpoint
+from compiler.chips import MAX_CHIPS, NetFile
 from compiler.environment import Environment
 from compiler.errors import CompileError
 from compiler.progress import Progress
@@ -40,6 +42,7 @@ class Options:
     prompt_names: call these nets block_prompt_<i> and block_<i>.
     positions_tokens: rows of the rotary tables, at least seq; 0 for seq. Bmodels of one checkpoint
         and one number here have equal weights, so that a chip holds these once.
+    chips: bmodels to spread the layers over, one for each chip of a group.
     """
 
     seq_tokens: int
@@ -61,6 +64,7 @@ class Options:
     unshare_tokens: int = 0
     prompt_names: bool = False
     positions_tokens: int = 0
+    chips: int = 1
 
     def check(self) -> None:
         """Raises CompileError for what the converter refuses, or accepts and gets wrong."""
@@ -82,6 +86,8 @@ class Options:
             raise CompileError(
                 f"max-input is {self.max_input_tokens}, must be at most seq ({self.seq_tokens})"
             )
+        if not 1 <= self.chips <= MAX_CHIPS:
+            raise CompileError(f"num-device is {self.chips}, must be 1 to {MAX_CHIPS}")
         if self.argmax_head and self.sample_head:
             raise CompileError("a sampling net needs logits: it does not go with an argmax head")
         if self.images < 1:
@@ -204,8 +210,9 @@ def convert(
     work: Path,
     *,
     progress: Progress | None = None,
-) -> Path:
-    """Compile in the empty directory `work`; returns the bmodel's path. Raises CompileError.
+) -> list[Path]:
+    """Compile in the empty directory `work`; returns the path of each chip's bmodel. Raises
+    CompileError.
 
     What the vendor's programs print is in `work`/compile.log and, for each net, in
     `work`/nets/*/NET.log.
@@ -238,12 +245,15 @@ def convert(
         nets = [path for path in nets if path.stem != "sample_head"]
     if not nets:
         raise CompileError(f"the converter left no nets; its output is in {log}")
-    bmodel = work / "combined.bmodel"
-    names = [str(path) for path in nets]
-    environment.run(["model_tool", "--combine", *names, "-o", str(bmodel)], log, work)
-    if not options.keep_kernel:
-        environment.run(["model_tool", "--kernel_remove", str(bmodel)], log, work)
-    return bmodel
+    bmodels = []
+    for chip, group in enumerate(chips.group([NetFile.read(path) for path in nets], options.chips)):
+        bmodel = work / f"combined{chip}.bmodel"
+        names = [str(path) for path in group]
+        environment.run(["model_tool", "--combine", *names, "-o", str(bmodel)], log, work)
+        if not options.keep_kernel:
+            environment.run(["model_tool", "--kernel_remove", str(bmodel)], log, work)
+        bmodels.append(bmodel)
+    return bmodels
 
 
 def embedding_table(work: Path) -> Path | None:

@@ -1,8 +1,9 @@
-"""Writes the model directory that the services read: bmodel, `config/`, `tpuserve.toml`."""
+"""Writes the model directory that the services read: bmodels, `config/`, `tpuserve.toml`."""
 
 import hashlib
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,27 +20,37 @@ class Layout:
     shared_config: path of an existing config directory, relative to the model directory; then none
     is written.
     slots: resident sequences that device_svc holds by default.
+    chips: bmodels; of several, each has its chip's place in the group in its file name.
     """
 
     name: str
     bmodel_name: str
     slots: int
     shared_config: str | None = None
+    chips: int = 1
+
+    @property
+    def bmodel_names(self) -> list[str]:
+        if self.chips == 1:
+            return [self.bmodel_name]
+        stem = self.bmodel_name.removesuffix(".bmodel")
+        return [f"{stem}.chip{chip}.bmodel" for chip in range(self.chips)]
 
 
 def write_model_directory(
     directory: Path,
-    bmodel: Path,
+    bmodels: Sequence[Path],
     checkpoint: Checkpoint,
     layout: Layout,
     *,
     embedding: Path | None = None,
 ) -> None:
-    """Replaces a bmodel, embedding table, configuration and tpuserve.toml that are already there;
+    """Replaces bmodels, embedding table, configuration and tpuserve.toml that are already there;
     touches nothing else."""
     directory.mkdir(parents=True, exist_ok=True)
-    target = directory / layout.bmodel_name
-    shutil.copyfile(bmodel, target)
+    targets = [directory / name for name in layout.bmodel_names]
+    for bmodel, target in zip(bmodels, targets, strict=True):
+        shutil.copyfile(bmodel, target)
     table = directory / EMBEDDING_NAME
     if embedding:
         shutil.copyfile(embedding, table)
@@ -49,15 +60,27 @@ def write_model_directory(
         _copy_config(directory / "config", checkpoint)
     entries = {
         "name": layout.name,
-        "bmodel": layout.bmodel_name,
+        "bmodel": _one_or_list(layout.bmodel_names),
         "config": layout.shared_config or "config",
         "slots": layout.slots,
-        "sha256": hashlib.sha256(target.read_bytes()).hexdigest(),
+        "sha256": _one_or_list([_sha256(target) for target in targets]),
     }
-    # JSON strings and integers are also TOML.
+    # JSON strings, integers and lists of them are also TOML.
     lines = [f"{key} = {json.dumps(value)}" for key, value in entries.items()]
     text = "\n".join(["[model]", *lines, ""])
     (directory / "tpuserve.toml").write_text(text, encoding="utf-8")
+
+
+def _one_or_list(values: list[str]) -> str | list[str]:
+    return values[0] if len(values) == 1 else values
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _copy_config(directory: Path, checkpoint: Checkpoint) -> None:

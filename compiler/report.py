@@ -14,7 +14,7 @@ def written(directory: Path, layout: Layout) -> str:
     """What was written to the model directory, and how to serve it."""
     loaded = model_dir.load(directory)
     lines = [f"wrote {directory}:"]
-    for name in (layout.bmodel_name, EMBEDDING_NAME):
+    for name in (*layout.bmodel_names, EMBEDDING_NAME):
         if (directory / name).is_file():
             lines.append(f"  {name:30} {(directory / name).stat().st_size / 1e6:,.2f} MB")
     names = sorted(path.name for path in loaded.config.iterdir())

@@ -23,7 +23,7 @@ from device_svc.process import Endpoints, run_device
 from device_svc.scheduler import Policy
 from device_svc.service import DeviceConfig
 from device_svc.servicer import Identity
-from tpuserve import bmodel, encryption, model_dir, runtime_library
+from tpuserve import bmodel, chips, encryption, model_dir, runtime_library
 from tpuserve.encryption.key import ENVIRONMENT as KEY_ENVIRONMENT
 from tpuserve.rpc import logging
 
@@ -51,12 +51,18 @@ def _parser() -> argparse.ArgumentParser:
         metavar="KIND",
         help="auto, pcie, soc, emulator, simchip:PROFILE or a path",
     )
-    add("--devices", type=_chips, default=(0,), metavar="0,1", help="chip ids of the group")
+    add(
+        "--devices",
+        type=chips.chip_list,
+        metavar="0,1",
+        help="chips of the group as the host numbers them, one for each part of the model in its "
+        "order; default: the lowest numbers",
+    )
     add(
         "--slots",
         type=_positive,
-        help="resident requests; default: tpuserve.toml's, else the batch that the bmodel was "
-        f"compiled for, else {DEFAULT_SLOTS}",
+        help="resident requests; default: tpuserve.toml's, else for each chip the batch that the "
+        f"bmodel was compiled for, else {DEFAULT_SLOTS}",
     )
     add("--max-waiting", type=_count, default=256, help="requests that may wait for a slot")
     add(
@@ -100,21 +106,22 @@ def _parser() -> argparse.ArgumentParser:
 def _prepare(arguments: argparse.Namespace) -> tuple[DeviceConfig, OpenEngine]:
     """Everything that can be checked without opening a chip. Raises OSError or ValueError."""
     model = model_dir.load(arguments.model)
-    content = _read_content(model, arguments.key_file)
+    parts = [_read_part(path, arguments.key_file) for path in model.bmodels]
+    sha256 = _model_sha256(model, parts)
+    memories = [bmodel.memory_budget(part.nets) for part in parts]
+    group = _group(arguments.devices, len(parts))
     library = runtime_library.find(arguments.runtime)
     os.environ.update(library.environment)
     if library.emulator and arguments.log_level != "debug":
         _mute_stdout()
-    memory = bmodel.memory_budget(content.nets)
-    batch = memory.context_slots if memory.context_slots > 1 else DEFAULT_SLOTS
-    slots = arguments.slots or model.slots or batch
-    chips = arguments.devices
+    batch = memories[0].context_slots
+    slots = arguments.slots or model.slots or _default_slots(batch, len(group))
     config = DeviceConfig(
         identity=Identity(
-            name=arguments.name or f"{socket.gethostname()}:{','.join(map(str, chips))}",
+            name=arguments.name or f"{socket.gethostname()}:{','.join(map(str, group))}",
             model_name=model.name,
-            bmodel_sha256=content.sha256,
-            chips=chips,
+            bmodel_sha256=sha256,
+            chips=group,
             runtime_kind=library.kind,
         ),
         max_waiting=arguments.max_waiting,
@@ -123,12 +130,12 @@ def _prepare(arguments: argparse.Namespace) -> tuple[DeviceConfig, OpenEngine]:
     )
     open_engine = functools.partial(
         CoreEngine,
-        (content.source,),
+        [part.source for part in parts],
         library.directory,
         emulator=library.emulator,
-        chips=chips,
+        chips=group,
         slots=slots,
-        memory=memory,
+        memories=memories,
         vocab_size=_config_vocab_size(model.config),
         deterministic=arguments.deterministic,
         # That driver's runtime takes weights from the file as they are.
@@ -138,22 +145,48 @@ def _prepare(arguments: argparse.Namespace) -> tuple[DeviceConfig, OpenEngine]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Content:
-    """source: what the engine loads. sha256: of the plain bmodel."""
+class _Part:
+    """source: what the engine loads."""
 
     source: Path | encryption.Opened
-    sha256: str
     nets: bmodel.Bmodel
 
 
-def _read_content(model: model_dir.ModelDir, key_file: Path | None) -> _Content:
+def _read_part(path: Path, key_file: Path | None) -> _Part:
     """Raises OSError or ValueError."""
-    opened = encryption.unlock(model.bmodel, key_file)
+    opened = encryption.unlock(path, key_file)
     if opened is None:
-        sha256 = model_dir.bmodel_sha256(model)
-        return _Content(model.bmodel, sha256, bmodel.read(model.bmodel))
-    # What a hash would find, decrypting finds: no need to read the file twice.
-    return _Content(opened, opened.container.public.sha256, encryption.read_bmodel(opened))
+        return _Part(path, bmodel.read(path))
+    return _Part(opened, encryption.read_bmodel(opened))
+
+
+def _model_sha256(model: model_dir.ModelDir, parts: Sequence[_Part]) -> str:
+    """Of the plain bmodels. Raises OSError or ValueError."""
+    sources = [part.source for part in parts]
+    if any(isinstance(source, Path) for source in sources):
+        return model_dir.bmodel_sha256(model)
+    # What a hash would find, decrypting finds: no need to read the files twice.
+    return model_dir.joined_sha256(
+        source.container.public.sha256
+        for source in sources
+        if isinstance(source, encryption.Opened)
+    )
+
+
+def _group(asked: tuple[int, ...] | None, parts: int) -> tuple[int, ...]:
+    """One chip group. Raises ValueError unless it has a chip for each part of the model."""
+    groups = chips.groups(asked, parts)
+    if len(groups) > 1:
+        raise ValueError(
+            f"--devices names {len(asked or ())} chips, the model was compiled for {parts}: a "
+            "device service runs one group"
+        )
+    return groups[0]
+
+
+def _default_slots(batch: int, chips: int) -> int:
+    """Enough that each chip can work on requests of its own."""
+    return batch * chips if batch > 1 else max(DEFAULT_SLOTS, 2 * chips)
 
 
 def _mute_stdout() -> None:
@@ -175,16 +208,6 @@ def _config_vocab_size(config: Path) -> int:
     if not isinstance(size, int) or size < 0:
         raise ValueError(f"{path}: vocab_size is {size!r}, must be a count")
     return size
-
-
-def _chips(text: str) -> tuple[int, ...]:
-    try:
-        chips = tuple(int(part) for part in text.split(","))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list such as 0,1") from error
-    if min(chips) < 0 or len(set(chips)) < len(chips):
-        raise argparse.ArgumentTypeError(f"{text!r} repeats a chip or has a negative one")
-    return chips
 
 
 def _count(text: str) -> int:

@@ -44,6 +44,9 @@ class Library:
     def decrypts(self) -> bool:
         """Whether it loads bmodels of which the caller decrypts the weights."""
     def chip_count(self) -> int: ...
+    @property
+    def chip_limit(self) -> int:
+        """Chips are numbered below this; the emulator makes as many as are asked for."""
     def chip_status(self, chip: int) -> ChipStatus: ...
 
 @final

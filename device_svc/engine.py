@@ -30,6 +30,8 @@ from tpuserve import encryption
 from tpuserve.bmodel import MemoryBudget
 
 _INT_MAX: Final = 2**31 - 1
+# With m groups of slots in a step, each of n chips works m of m + n - 1 turns.
+_GROUPS_PER_CHIP: Final = 4
 # The emulator reports no size; its own variable for one is hexadecimal.
 _EMULATOR_MEMORY: Final = "0x100000000"
 
@@ -59,20 +61,21 @@ class CoreEngine:
         emulator: bool,
         chips: Sequence[int],
         slots: int,
-        memory: MemoryBudget,
+        memories: Sequence[MemoryBudget],
         vocab_size: int = 0,
         deterministic: bool = False,
         decrypt_whole: bool = False,
     ) -> None:
-        """`bmodels` are the model's parts, one for each chip; encrypted ones are decrypted block by
-        block on the way to the chip, or with `decrypt_whole` in host memory. `vocab_size` stands
-        in where the bmodel does not tell its own. `deterministic` keeps every decode step to one
-        shape variant of its nets, so that tokens never depend on load.
+        """`bmodels` are the model's parts and `memories` what they need, one for each chip;
+        encrypted ones are decrypted block by block on the way to the chip, or with `decrypt_whole`
+        in host memory. `vocab_size` stands in where the bmodels do not tell it. `deterministic`
+        keeps every decode step to one shape variant of its nets, so that tokens never depend on
+        load.
         """
         try:
             self._library = _core.Library(str(library), emulator=emulator)
             _check_chips(self._library, chips)
-            for chip in chips:
+            for chip, memory in zip(chips, memories, strict=True):
                 status = self._library.chip_status(chip)
                 _check_memory(status, memory, slots, emulator=emulator)
             with contextlib.ExitStack() as stack:
@@ -102,11 +105,18 @@ class CoreEngine:
 
     @property
     def decode_rows(self) -> int:
-        return self._core.spec.decode_rows
+        chips = len(self._core.busy_s)
+        # One chip gains nothing from a second group in a step, and tokens would come later.
+        groups = 1 if chips == 1 else min(self._core.groups, _GROUPS_PER_CHIP * chips)
+        return self._core.spec.decode_rows * groups
 
     @property
     def launches(self) -> int:
         return self._core.launches
+
+    @property
+    def busy_s(self) -> Sequence[float]:
+        return self._core.busy_s
 
     def prefill(
         self, slot: int, ids: NDArray[np.int32], position: int, *, last: bool
@@ -230,8 +240,8 @@ def _reading(status: _core.ChipStatus) -> ChipReading:
 
 
 def _check_chips(library: _core.Library, chips: Sequence[int]) -> None:
-    """The emulator ends the process when a chip that it lacks is opened."""
-    count = library.chip_count()
+    """libbmlib may end the process when a chip that it lacks is opened."""
+    count = library.chip_limit
     for chip in chips:
         if chip >= count:
             raise EngineStartError(

@@ -163,7 +163,7 @@ class Sampled(Protocol):
 
 
 class Engine(Protocol):
-    """One bmodel resident on one chip group; `slots` independent sequences of tokens.
+    """One model resident on one chip group; `slots` independent sequences of tokens.
 
     One thread at a time, always the same one, but for `sampler` and `chip_reading`, which any
     thread may call. Raises EngineFailure when the chip or the runtime fails, ValueError for
@@ -178,11 +178,15 @@ class Engine(Protocol):
     def slots(self) -> int: ...
     @property
     def decode_rows(self) -> int:
-        """Sequences that one decode launch serves."""
+        """Sequences that one decode step takes in to keep all chips busy."""
 
     @property
     def launches(self) -> int:
         """Nets launched since the engine was opened."""
+
+    @property
+    def busy_s(self) -> Sequence[float]:
+        """Seconds in which each chip of the group had work, since the engine was opened."""
 
     def prefill(
         self, slot: int, ids: NDArray[np.int32], position: int, *, last: bool

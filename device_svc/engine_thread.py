@@ -176,6 +176,7 @@ class EngineThread:
         if report is None:
             return
         report.launches = engine.launches
+        report.chips_busy_s = engine.busy_s
         self._undelivered.acquire()
         self._call(self._on_report, report)
 

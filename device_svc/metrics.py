@@ -33,7 +33,8 @@ _CHIP_CACHE_S: Final = 15.0
 class StepMetrics:
     """Counters and histograms. Lives on the event loop; scrapes may come from another thread."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, chips: Sequence[int] = ()) -> None:
+        """`chips`: of the group, as the host numbers them."""
         self._steps = Counter(
             "tpuserve_device_steps", "Steps run by the scheduler.", registry=registry
         )
@@ -74,6 +75,14 @@ class StepMetrics:
             registry=registry,
         )
         self._launches = Counter("tpuserve_device_launches", "Nets launched.", registry=registry)
+        busy = Counter(
+            "tpuserve_chip_busy_seconds",
+            "Time in which the chip had work, from a step's inputs to its outputs.",
+            ["chip"],
+            registry=registry,
+        )
+        self._chips_busy = [busy.labels(str(chip)) for chip in chips]
+        self._chips_busy_seen_s = [0.0] * len(chips)
         self._seconds = {kind: seconds.labels(kind) for kind in ("prefill", "decode")}
         self._tokens = {kind: tokens.labels(kind) for kind in ("prefill", "decode")}
         self._requests = {finish: requests.labels(finish.value) for finish in Finish}
@@ -93,6 +102,9 @@ class StepMetrics:
                 self._requests[emission.finish].inc()
         self._launches.inc(report.launches - self._launches_seen)
         self._launches_seen = report.launches
+        for place, busy_s in enumerate(report.chips_busy_s):
+            self._chips_busy[place].inc(busy_s - self._chips_busy_seen_s[place])
+            self._chips_busy_seen_s[place] = busy_s
 
 
 class LoadCollector(Collector):

@@ -99,7 +99,7 @@ class Report:
     engine_s: time that the step spent in the engine. prefill_tokens, decode_tokens: tokens that the
     step put into the KV. queried_tokens: prompt tokens of the accepted. preemptions: how many lost
     their slot; saved_bytes: host memory that all who did take now. launches: nets launched since
-    the engine was opened.
+    the engine was opened; chips_busy_s: time in which each chip of the group had work since then.
     """
 
     step: int
@@ -115,3 +115,4 @@ class Report:
     kv_tokens: int = 0
     saved_bytes: int = 0
     launches: int = 0
+    chips_busy_s: Sequence[float] = ()

@@ -52,7 +52,7 @@ class DeviceService:
     ) -> None:
         self._config = config
         self._registry = registry or CollectorRegistry()
-        self._metrics = StepMetrics(self._registry)
+        self._metrics = StepMetrics(self._registry, config.identity.chips)
         self._server = Server([SERVICE_NAME])
         self._servicer = DeviceServicer(config.identity)
         device_pb2_grpc.add_DeviceServicer_to_server(self._servicer, self._server.grpc_server)

@@ -1,4 +1,4 @@
-"""A model directory: one bmodel, its `config/` and `tpuserve.toml`.
+"""A model directory: a bmodel, or one for each chip of a group, `config/` and `tpuserve.toml`.
 
 my-model/
 ├── my-model.bmodel
@@ -12,29 +12,33 @@ my-model/
     sha256 = "…"               of the bmodel; checked before loading
     tool_parser = "qwen"       format of the model's calls; default: by its chat template
     reasoning_parser = "think" format of its reasoning; the same
+
+A model that was compiled for several chips has lists: bmodel = ["m.chip0.bmodel", "m.chip1.bmodel"]
+in the order of its layers, and as many sha256.
 """
 
 from __future__ import annotations
 
 import hashlib
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-_KEYS = {
-    "name": str,
-    "bmodel": str,
-    "config": str,
-    "slots": int,
-    "sha256": str,
-    "tool_parser": str,
-    "reasoning_parser": str,
+_KEYS: Final[dict[str, tuple[type, ...]]] = {
+    "name": (str,),
+    "bmodel": (str, list),
+    "config": (str,),
+    "slots": (int,),
+    "sha256": (str, list),
+    "tool_parser": (str,),
+    "reasoning_parser": (str,),
 }
 
 
@@ -44,16 +48,32 @@ class ModelDirError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class ModelDir:
-    """Paths are absolute. What follows them is None where the file is silent."""
+    """Paths are absolute. `slots` and the parsers are None where the file is silent.
+
+    bmodels: one for each chip of a group, in the order of their layers. sha256s: theirs, empty
+    where the file is silent.
+    """
 
     path: Path
     name: str
-    bmodel: Path
+    bmodels: tuple[Path, ...]
     config: Path
     slots: int | None
-    sha256: str | None
+    sha256s: tuple[str, ...] = ()
     tool_parser: str | None = None
     reasoning_parser: str | None = None
+
+    @property
+    def bmodel(self) -> Path:
+        """Of a model for one chip. Raises ModelDirError for one of several."""
+        if len(self.bmodels) > 1:
+            raise ModelDirError(f"{self.path} holds a model for {len(self.bmodels)} chips, not 1")
+        return self.bmodels[0]
+
+    @property
+    def sha256(self) -> str | None:
+        """The model's, as `bmodel_sha256` computes it; None where the file is silent."""
+        return joined_sha256(self.sha256s) if self.sha256s else None
 
 
 def load(path: Path | str) -> ModelDir:
@@ -62,10 +82,16 @@ def load(path: Path | str) -> ModelDir:
     if not root.is_dir():
         raise ModelDirError(f"{root} is not a directory")
     table = _read_table(root / "tpuserve.toml")
-    bmodel = root / table["bmodel"] if "bmodel" in table else _only_bmodel(root)
+    bmodels = tuple(root / name for name in _strings(table, "bmodel")) or (_only_bmodel(root),)
+    sha256s = _strings(table, "sha256")
     config = (root / table.get("config", "config")).resolve()
-    if not bmodel.is_file():
-        raise ModelDirError(f"{bmodel} does not exist")
+    for bmodel in bmodels:
+        if not bmodel.is_file():
+            raise ModelDirError(f"{bmodel} does not exist")
+    if sha256s and len(sha256s) != len(bmodels):
+        raise ModelDirError(
+            f"{root / 'tpuserve.toml'}: {len(sha256s)} sha256 for {len(bmodels)} bmodels"
+        )
     if not config.is_dir():
         raise ModelDirError(f"{config} is not a directory; tokenizer files belong there")
     slots = table.get("slots")
@@ -74,31 +100,56 @@ def load(path: Path | str) -> ModelDir:
     return ModelDir(
         path=root,
         name=table.get("name", root.name),
-        bmodel=bmodel,
+        bmodels=bmodels,
         config=config,
         slots=slots,
-        sha256=table.get("sha256"),
+        sha256s=sha256s,
         tool_parser=table.get("tool_parser"),
         reasoning_parser=table.get("reasoning_parser"),
     )
 
 
 def bmodel_sha256(model: ModelDir) -> str:
-    """SHA-256 of the bmodel in hex; raises ModelDirError when tpuserve.toml names another one.
+    """SHA-256 of the bmodel in hex, of several bmodels that of their SHA-256 in lines; raises
+    ModelDirError when tpuserve.toml names another one.
 
     The vendor runtime loads a bmodel with corrupted weights without complaint, so this is the only
     check that catches them.
     """
+    found = tuple(_file_sha256(path) for path in model.bmodels)
+    for path, expected, actual in zip(model.bmodels, model.sha256s, found, strict=False):
+        if expected != actual:
+            raise ModelDirError(
+                f"{path} is corrupt: its SHA-256 is {actual}, tpuserve.toml says {expected}"
+            )
+    return joined_sha256(found)
+
+
+def joined_sha256(hashes: Iterable[str]) -> str:
+    """A model's, from those of its bmodels in order."""
+    hashes = tuple(hashes)
+    if len(hashes) == 1:
+        return hashes[0]
+    return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+
+
+def _file_sha256(path: Path) -> str:
     digest = hashlib.sha256()
-    with model.bmodel.open("rb") as file:
+    with path.open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
-    found = digest.hexdigest()
-    if model.sha256 is not None and model.sha256 != found:
+    return digest.hexdigest()
+
+
+def _strings(table: dict[str, Any], key: str) -> tuple[str, ...]:
+    """A string or a list of them; none where the key is missing. Raises ModelDirError."""
+    value = table.get(key, [])
+    values = [value] if isinstance(value, str) else value
+    if key in table and (not values or not all(isinstance(each, str) for each in values)):
         raise ModelDirError(
-            f"{model.bmodel} is corrupt: its SHA-256 is {found}, tpuserve.toml says {model.sha256}"
+            f"tpuserve.toml: {key} is {value!r}, must be a string or a list of strings"
         )
-    return found
+    return tuple(values)
 
 
 def _read_table(path: Path) -> dict[str, Any]:
@@ -119,7 +170,8 @@ def _read_table(path: Path) -> dict[str, Any]:
         if expected is None:
             raise ModelDirError(f"{path}: unknown key {key}; known are {', '.join(_KEYS)}")
         if not isinstance(value, expected) or isinstance(value, bool):
-            raise ModelDirError(f"{path}: {key} is {value!r}, must be of type {expected.__name__}")
+            names = " or ".join(kind.__name__ for kind in expected)
+            raise ModelDirError(f"{path}: {key} is {value!r}, must be of type {names}")
     return table
 
 

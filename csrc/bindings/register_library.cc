@@ -29,6 +29,7 @@ void register_library(py::module_& module) {
       .def_property_readonly("version", &Library::version)
       .def_property_readonly("decrypts", &Library::decrypts)
       .def("chip_count", &Library::chip_count, NoGil())
+      .def_property_readonly("chip_limit", &Library::chip_limit)
       .def("chip_status", &Library::chip_status, py::arg("chip"), NoGil());
 }
 

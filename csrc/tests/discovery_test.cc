@@ -473,5 +473,64 @@ TEST(DiscoveryTest, ABatchNeedsAHistoryForEverySlot) {
   EXPECT_PRED2(contains, refusal(nets), "net block_cache_0: expected a shape variant for all 1");
 }
 
+Nets part(Nets nets, int first_layer) {
+  for (Net& net : nets) {
+    const std::size_t end = net.name.find_last_of('_');
+    if (net.name.compare(0, 6, "block_") != 0) continue;
+    net.name = net.name.substr(0, end + 1) +
+               std::to_string(std::stoi(net.name.substr(end + 1)) + first_layer);
+  }
+  return nets;
+}
+
+class JoinTest : public testing::Test {
+ protected:
+  JoinTest() {
+    remove(first_, "lm_head");
+    remove(last_, "embedding");
+    remove(last_, "embedding_cache");
+  }
+
+  ModelSpec joined() const {
+    const ModelNets first = discover(first_, {true, false});
+    const ModelNets last = discover(last_, {false, true});
+    return join({&first, &last});
+  }
+  std::string refusal_of_join() const {
+    return error_of<BmodelError>([this] { joined(); });
+  }
+
+  Nets first_ = history_model();
+  Nets last_ = part(history_model(), 2);
+};
+
+TEST_F(JoinTest, TwoPartsAreOneModel) {
+  const ModelSpec whole = discover(history_model()).spec;
+  const ModelSpec model = joined();
+  EXPECT_EQ(model.layers, 4);
+  EXPECT_EQ(model.vocab_size, 100);
+  EXPECT_EQ(model.embedding_rows, 100);
+  EXPECT_EQ(model.max_prompt_length, whole.max_prompt_length);
+  EXPECT_EQ(model.kv_bytes_per_slot, 2 * whole.kv_bytes_per_slot);
+  EXPECT_EQ(model.features, whole.features);
+}
+
+TEST_F(JoinTest, APartBeginsWhereTheOneBeforeEnds) {
+  last_ = part(last_, 1);
+  EXPECT_EQ(refusal_of_join(),
+            "part 1 begins with layer 3: expected layer 2, behind those of the parts before it");
+}
+
+TEST_F(JoinTest, PartsHaveTheSameShapes) {
+  for (const char* name : {"block_cache_2", "block_cache_3"})
+    net_of(last_, name).variants.pop_back();
+  EXPECT_PRED2(contains, refusal_of_join(), "part 1 has other shapes");
+}
+
+TEST_F(JoinTest, OnlyTheEndsHaveEmbeddingAndHead) {
+  first_.push_back(head());
+  EXPECT_PRED2(contains, refusal_of_join(), "net lm_head is not known");
+}
+
 }  // namespace
 }  // namespace tpuserve::engine

@@ -33,8 +33,14 @@ class Variant:
 
 
 def _fixture(kind: str, bmodel_name: str, options: Options) -> Variant:
-    slots = max(2, options.batch)
-    layout = Layout(f"tpuserve-demo-{kind}", bmodel_name, slots, shared_config=SHARED_CONFIG)
+    slots = max(2, options.batch, 2 * options.chips if options.chips > 1 else 0)
+    layout = Layout(
+        f"tpuserve-demo-{kind}",
+        bmodel_name,
+        slots,
+        shared_config=SHARED_CONFIG,
+        chips=options.chips,
+    )
     return Variant(FIXTURES / kind, layout, options)
 
 
@@ -54,6 +60,8 @@ def variants() -> dict[str, Variant]:
             "demo_f16_dynamic.bmodel",
             Options(seq_tokens=512, max_input_tokens=256, dynamic=True, keep_kernel=False),
         ),
+        # The nets of the demo itself, on two chips.
+        "chips2": _fixture("chips2", "demo_f16.bmodel", replace(chunked, chips=2)),
         "argmax": _fixture("argmax", "demo_f16_argmax.bmodel", replace(chunked, argmax_head=True)),
         "bf16": _fixture(
             "bf16",
@@ -105,8 +113,8 @@ def variants() -> dict[str, Variant]:
     }
 
 
-def build(variant: Variant, environment: Environment) -> Path:
-    """Compile one variant and replace its model directory's files; returns the bmodel's path."""
+def build(variant: Variant, environment: Environment) -> list[Path]:
+    """Compile one variant and replace its model directory's files; returns the bmodels' paths."""
     work = Path(tempfile.mkdtemp(prefix="tpuserve-demo-"))
     try:
         source = work / "source"
@@ -115,11 +123,11 @@ def build(variant: Variant, environment: Environment) -> Path:
         (source / "model.safetensors").symlink_to(HERE / "weights" / "model.safetensors")
         checkpoint = Checkpoint.open(source)
         (work / "compile").mkdir()
-        bmodel = convert(checkpoint, variant.options, environment, work / "compile")
-        write_model_directory(variant.directory, bmodel, checkpoint, variant.layout)
+        bmodels = convert(checkpoint, variant.options, environment, work / "compile")
+        write_model_directory(variant.directory, bmodels, checkpoint, variant.layout)
     finally:
         shutil.rmtree(work)
-    return variant.directory / variant.layout.bmodel_name
+    return [variant.directory / name for name in variant.layout.bmodel_names]
 
 
 def main() -> int:
@@ -134,8 +142,8 @@ def main() -> int:
     try:
         environment.prepare()
         for name in chosen:
-            bmodel = build(known[name], environment)
-            print(f"{name}: {bmodel} {bmodel.stat().st_size / 1e6:.2f} MB", flush=True)
+            for bmodel in build(known[name], environment):
+                print(f"{name}: {bmodel} {bmodel.stat().st_size / 1e6:.2f} MB", flush=True)
     except CompileError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

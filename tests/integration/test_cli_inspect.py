@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 
 from device_svc import _core
-from tpuserve import bmodel, runtime_library
+from tpuserve import bmodel, model_dir, runtime_library
 
 ROOT = Path(__file__).resolve().parents[2]
-FILES = [*ROOT.glob("models/demo/*.bmodel"), *sorted(ROOT.glob("tests/fixtures/models/*/*.bmodel"))]
+DIRECTORIES = [
+    path.parent
+    for path in (ROOT / "models/demo/tpuserve.toml", *ROOT.glob("tests/fixtures/models/*/*.toml"))
+]
 
 
 @pytest.fixture(scope="module")
@@ -21,12 +24,13 @@ def library() -> _core.Library:
     return _core.Library(str(found.directory), emulator=found.emulator)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(DIRECTORIES), ids=lambda path: path.name)
 def test_agrees_with_the_runtime(path: Path, library: _core.Library) -> None:
-    content = bmodel.read(path)
+    paths = model_dir.load(path).bmodels
+    content = bmodel.joined([bmodel.read(path) for path in paths])
     language = bmodel.describe(content)
     assert language is not None
-    engine = _core.Engine(library, [str(path)], chips=[0], slots=1)
+    engine = _core.Engine(library, [str(path) for path in paths], chips=range(len(paths)), slots=1)
     try:
         spec = engine.spec
     finally:

@@ -100,7 +100,7 @@ def test_decrypts_in_host_memory_where_the_runtime_cannot(sealed: Path) -> None:
         emulator=True,
         chips=[0],
         slots=1,
-        memory=bmodel.memory_budget(encryption.read_bmodel(opened)),
+        memories=[bmodel.memory_budget(encryption.read_bmodel(opened))],
         decrypt_whole=True,
     )
     try:

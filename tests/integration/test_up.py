@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support.supervised import ANY_PORTS, MODEL, ROOT, SCRIPT, Up, up
+from tests.support.supervised import ANY_PORTS, CHIPS2, MODEL, ROOT, SCRIPT, Up, up
 from tpuserve import errors
 from tpuserve.client import Client, Finished, FinishReason, Message, Options
 
@@ -134,8 +134,12 @@ def test_a_port_in_use_is_refused_before_anything_starts() -> None:
             "--log-dir /proc/nowhere: No such file or directory",
         ),
         (
-            ["--model", str(MODEL), *ANY_PORTS, "--devices", "1,1"],
-            "device exited with 2: argument --devices: '1,1' repeats a chip",
+            ["--model", str(MODEL), *ANY_PORTS, "--runtime", "emulator", "--devices", "9"],
+            "device exited with 1: there is no chip 9",
+        ),
+        (
+            ["--model", str(CHIPS2), *ANY_PORTS, "--runtime", "emulator", "--devices", "0,1,2"],
+            "3 chips (0,1,2) do not make groups of 2, the number that the model was compiled for",
         ),
         (["--model", str(MODEL), "--grpc-port", "70000"], "--grpc-port is 70000, must be between"),
         (

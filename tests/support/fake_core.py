@@ -192,6 +192,10 @@ class FakeEngine:
     def launches(self) -> int:
         return self._launches
 
+    @property
+    def busy_s(self) -> Sequence[float]:
+        return ()
+
     def length(self, slot: int) -> int:
         return self._kv[slot].length
 

@@ -14,6 +14,7 @@ import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "models" / "demo"
+CHIPS2 = ROOT / "tests" / "fixtures" / "models" / "chips2"  # the same nets on two chips
 SCRIPT = "from tpuserve.cli.__main__ import main; raise SystemExit(main())"
 ANY_PORTS = ["--grpc-port", "0", "--http-port", "0"]
 

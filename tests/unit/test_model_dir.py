@@ -40,6 +40,8 @@ def test_the_table_overrides_the_defaults(root: Path) -> None:
         ("[modell]\n", r"unknown section \[modell\]"),
         ("[model\n", "tpuserve.toml"),
         ('[model]\nbmodel = "no.bmodel"\n', "no.bmodel does not exist"),
+        ("[model]\nbmodel = []\n", "bmodel is .., must be a string or a list of strings"),
+        ("[model]\nbmodel = 1\n", "bmodel is 1, must be of type str or list"),
         ('[model]\nconfig = "no"\n', "no is not a directory"),
         ("model = 1\n", "must be a table"),
     ],
@@ -57,6 +59,25 @@ def test_the_number_of_bmodels_is_named(root: Path) -> None:
     for path in root.glob("*.bmodel"):
         path.unlink()
     with pytest.raises(ModelDirError, match="holds 0 bmodels"):
+        model_dir.load(root)
+
+
+def test_a_model_for_two_chips_has_lists(root: Path) -> None:
+    (root / "b.bmodel").write_bytes(b"second")
+    hashes = [hashlib.sha256(data).hexdigest() for data in (b"bmodel", b"second")]
+    table = '[model]\nbmodel = ["a.bmodel", "b.bmodel"]\nsha256 = ["{}", "{}"]\n'
+    (root / "tpuserve.toml").write_text(table.format(*hashes))
+    model = model_dir.load(root)
+    assert model.bmodels == (root / "a.bmodel", root / "b.bmodel")
+    assert model_dir.bmodel_sha256(model) == model.sha256
+    assert model.sha256 == hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+    with pytest.raises(ModelDirError, match="for 2 chips, not 1"):
+        _ = model.bmodel
+    (root / "b.bmodel").write_bytes(b"other")
+    with pytest.raises(ModelDirError, match=r"b\.bmodel is corrupt"):
+        model_dir.bmodel_sha256(model)
+    (root / "tpuserve.toml").write_text(table.format(*hashes).replace('"a.bmodel", ', ""))
+    with pytest.raises(ModelDirError, match="2 sha256 for 1 bmodels"):
         model_dir.load(root)
 
 

@@ -2,7 +2,7 @@
 
 from tpuserve.bmodel.language import LanguageModel, describe
 from tpuserve.bmodel.memory import MemoryBudget, memory_budget
-from tpuserve.bmodel.model import Bmodel, Net, Tensor, Variant, Weights
+from tpuserve.bmodel.model import Bmodel, Net, Tensor, Variant, Weights, joined
 from tpuserve.bmodel.reader import BmodelFileError, parse, read
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Variant",
     "Weights",
     "describe",
+    "joined",
     "memory_budget",
     "parse",
     "read",

@@ -101,6 +101,11 @@ def decode_rows(net: Net | None) -> int:
     return max(1, (inputs - 3) // 2)
 
 
+def first_decode(bmodel: Bmodel) -> Net | None:
+    """The decode net of the first layer that the bmodel has: a part of a model begins with any."""
+    return next((net for net in bmodel.nets if net.name.startswith("block_cache_")), None)
+
+
 def _features(bmodel: Bmodel, prefill: Net, *, is_argmax: bool, variants: int) -> tuple[str, ...]:
     found = {"argmax-head" if is_argmax else "logits"}
     if prefill.dynamic:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tpuserve.bmodel.language import decode_rows
+from tpuserve.bmodel.language import decode_rows, first_decode
 from tpuserve.bmodel.model import Bmodel
 
 
@@ -49,5 +49,5 @@ def memory_budget(bmodel: Bmodel) -> MemoryBudget:
         context_io_bytes=sum(
             max(variant.io_bytes for variant in net.variants) for net in bmodel.nets if net.io_alone
         ),
-        context_slots=decode_rows(bmodel.net("block_cache_0")),
+        context_slots=decode_rows(first_decode(bmodel)),
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 # bmruntime's data type numbers, in order. A 4-bit element takes half a byte.
@@ -89,3 +90,14 @@ class Bmodel:
 
     def net(self, name: str) -> Net | None:
         return next((net for net in self.nets if net.name == name), None)
+
+
+def joined(parts: Sequence[Bmodel]) -> Bmodel:
+    """The parts of a model on several chips as one: the nets of all, sizes added up."""
+    return replace(
+        parts[0],
+        devices=sum(part.devices for part in parts),
+        file_bytes=sum(part.file_bytes for part in parts),
+        kernel_bytes=sum(part.kernel_bytes for part in parts),
+        nets=tuple(net for part in parts for net in part.nets),
+    )

@@ -22,13 +22,16 @@ _SHORT: Final = {"float32": "f32", "float16": "f16", "bfloat16": "bf16", "int32"
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """`slots` is what the model directory asks for; None for a bare file or where it is silent."""
+    """`slots` is what the model directory asks for; None for a bare file or where it is silent.
+
+    paths, memories: of each chip. bmodel: all of them as one.
+    """
 
     name: str
-    path: Path
+    paths: tuple[Path, ...]
     bmodel: Bmodel
     language: LanguageModel | None
-    memory: MemoryBudget
+    memories: tuple[MemoryBudget, ...]
     tokenizer: str | None
     slots: int | None
 
@@ -54,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
 def _sealed(path: Path, key_file: Path | None) -> encryption.Container | None:
     """An encrypted file that is to be shown without its key. Raises CommandError."""
     try:
-        file = model_dir.load(path).bmodel if path.is_dir() else path
+        file = model_dir.load(path).bmodels[0] if path.is_dir() else path
         if key_file is not None or not encryption.is_encrypted(file):
             return None
         return encryption.open_container(file)
@@ -66,20 +69,25 @@ def inspect(path: Path, key_file: Path | None = None) -> Inspection:
     """Raises CommandError when the directory or the file cannot be read."""
     try:
         model = model_dir.load(path) if path.is_dir() else None
-        file = path if model is None else model.bmodel
-        opened = encryption.unlock(file, key_file)
-        content = bmodel.read(file) if opened is None else encryption.read_bmodel(opened)
+        files = (path,) if model is None else model.bmodels
+        parts = [_read(file, key_file) for file in files]
     except (model_dir.ModelDirError, bmodel.BmodelFileError, encryption.EncryptionError) as error:
         raise CommandError(str(error)) from error
+    content = bmodel.joined(parts)
     return Inspection(
         name=path.stem if model is None else model.name,
-        path=file,
+        paths=files,
         bmodel=content,
         language=bmodel.describe(content),
-        memory=bmodel.memory_budget(content),
+        memories=tuple(bmodel.memory_budget(part) for part in parts),
         tokenizer=None if model is None else _tokenizer_kind(model.config),
         slots=None if model is None else model.slots,
     )
+
+
+def _read(path: Path, key_file: Path | None) -> Bmodel:
+    opened = encryption.unlock(path, key_file)
+    return bmodel.read(path) if opened is None else encryption.read_bmodel(opened)
 
 
 def _tokenizer_kind(config: Path) -> str:
@@ -99,15 +107,18 @@ def _document(found: Inspection) -> dict[str, object]:
     slots = found.slots or 1
     return {
         "name": found.name,
-        "path": str(found.path),
+        "paths": [str(path) for path in found.paths],
         "tokenizer": found.tokenizer,
         "slots": found.slots,
         "language_model": found.language and _language_document(found.language),
-        "memory": {
-            **dataclasses.asdict(found.memory),
-            "total_bytes": found.memory.total_bytes(slots),
-            "total_bytes_slots": slots,
-        },
+        "memory": [
+            {
+                **dataclasses.asdict(memory),
+                "total_bytes": memory.total_bytes(slots),
+                "total_bytes_slots": slots,
+            }
+            for memory in found.memories
+        ],
         **dataclasses.asdict(found.bmodel),
     }
 
@@ -119,7 +130,7 @@ def _language_document(language: LanguageModel) -> dict[str, object]:
 def _page(found: Inspection) -> str:
     content = found.bmodel
     head = [
-        ("bmodel", f"{found.path} ({text.size(content.file_bytes)})"),
+        *(("bmodel", f"{path} ({text.size(path.stat().st_size)})") for path in found.paths),
         ("chip", f"{content.chip} × {content.devices}, compiler {content.version}"),
     ]
     if found.tokenizer is not None:
@@ -128,12 +139,11 @@ def _page(found: Inspection) -> str:
         head.append(("model", "the nets are not those of a language model that tpuserve knows"))
     else:
         head += _language_rows(found.language)
-    blocks = [found.name, text.table(head), "", "device memory on each chip"]
-    blocks += [
-        text.table(memory_rows(found.memory, found.slots)),
-        "",
-        f"nets ({len(content.nets)})",
-    ]
+    blocks = [found.name, text.table(head)]
+    for place, memory in enumerate(found.memories):
+        chip = "the chip" if len(found.memories) == 1 else f"chip {place} of the group"
+        blocks += ["", f"device memory on {chip}", text.table(memory_rows(memory, found.slots))]
+    blocks += ["", f"nets ({len(content.nets)})"]
     blocks += _net_lines(content.nets)
     return "\n".join(blocks)
 

@@ -16,7 +16,9 @@ def memory_rows(memory: MemoryBudget, slots_asked: int | None) -> list[tuple[str
         ("inputs, outputs and KV", text.size(memory.context_io_bytes), times),
         ("instructions, at most", text.size(memory.context_instruction_bytes), times),
     ]
-    totals = {1, 2, 4, 8, 16, slots_asked or 1} if batch == 1 else {batch}
+    totals = {1, 2, 4, 8, 16, slots_asked or 1}
+    if batch > 1:
+        totals = {batch, max(batch, slots_asked or 1)}
     for slots in sorted(totals):
         note = "as tpuserve.toml asks" if slots == slots_asked else ""
         name = f"all, {slots} slot{'s' if slots > 1 else ''}"

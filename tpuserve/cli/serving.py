@@ -11,12 +11,12 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tpuserve import model_dir, runtime_library
+from tpuserve import chips, model_dir, runtime_library
 from tpuserve.cli.child_output import ChildOutput
 from tpuserve.cli.errors import CommandError
 from tpuserve.cli.supervisor import Child, ChildFailed, Supervisor
@@ -50,7 +50,13 @@ OnReady = Callable[[Endpoints, asyncio.Event], Awaitable[None]]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="model directory")
-    parser.add_argument("--devices", default="0", help="chip ids as the host numbers them: 0,1")
+    parser.add_argument(
+        "--devices",
+        type=chips.chip_list,
+        metavar="0,1",
+        help="chips as the host numbers them; each group of as many as the model was compiled for "
+        "gets a device service (default: one group of the lowest numbers)",
+    )
     parser.add_argument("--slots", type=int, help="resident sequences (default: tpuserve.toml)")
     parser.add_argument(
         "--deterministic", action="store_true", help="tokens never depend on load; slower decode"
@@ -65,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--metrics-port",
         type=int,
-        help="serve the tokenizer's /metrics here and the device's on the next port",
+        help="serve the tokenizer's /metrics here and the devices' on the ports behind it",
     )
     parser.add_argument(
         "--log-level", choices=_LOG_LEVELS, default="warning", help="of the services (%(default)s)"
@@ -84,7 +90,8 @@ def serve(args: argparse.Namespace, on_ready: OnReady) -> int:
     try:
         model = model_dir.load(args.model)
         runtime_library.find(args.runtime)
-    except (model_dir.ModelDirError, runtime_library.RuntimeLibraryError) as error:
+        groups = chips.groups(args.devices, len(model.bmodels))
+    except ValueError as error:
         raise CommandError(str(error)) from error
     grpc_port = _listening_port(args.host, args.grpc_port, "--grpc-port")
     http_port = _listening_port(args.host, args.http_port, "--http-port")
@@ -94,7 +101,7 @@ def serve(args: argparse.Namespace, on_ready: OnReady) -> int:
     reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(args.host, args.host)
     endpoints = Endpoints(model.name, reachable, grpc_port, http_port)
     with tempfile.TemporaryDirectory(prefix="tpuserve-") as sockets:
-        children = _children(args, model, endpoints, Path(sockets))
+        children = _children(args, model, groups, endpoints, Path(sockets))
         with _child_output(args) as output:
             try:
                 return asyncio.run(_serve(children, endpoints, output, on_ready))
@@ -110,34 +117,42 @@ def _child_output(args: argparse.Namespace) -> ChildOutput:
 
 
 def _children(
-    args: argparse.Namespace, model: model_dir.ModelDir, endpoints: Endpoints, sockets: Path
+    args: argparse.Namespace,
+    model: model_dir.ModelDir,
+    groups: Sequence[Sequence[int]],
+    endpoints: Endpoints,
+    sockets: Path,
 ) -> tuple[Child, ...]:
     """In starting order; they are stopped in the reverse one."""
-    tokenizer, device = f"unix:{sockets / 'tokenizer'}", f"unix:{sockets / 'device'}"
+    tokenizer = f"unix:{sockets / 'tokenizer'}"
+    names = ["device"] if len(groups) == 1 else [f"device{i}" for i in range(len(groups))]
+    devices = {name: f"unix:{sockets / name}" for name in names}
     listen = _bracketed(args.host)
     device_options = [] if args.slots is None else ["--slots", str(args.slots)]
     if args.deterministic:
         device_options.append("--deterministic")
     if args.key_file is not None:
         device_options += ["--key-file", str(args.key_file)]
-    metrics: tuple[list[str], list[str]] = ([], [])
+    device_options += ["--runtime", args.runtime]
+    metrics: dict[str, list[str]] = {name: [] for name in ("tokenizer", *names)}
     if args.metrics_port is not None:
-        for number, option in enumerate(metrics):
+        for number, option in enumerate(metrics.values()):
             port = _listening_port(args.host, args.metrics_port + number, "--metrics-port")
             option += ["--metrics-listen", f"{listen}:{port}"]
     common = ["--model", str(model.path), "--listen"]
-    commands = {
-        "tokenizer": ["tokenizer_svc", *common, tokenizer, *metrics[0]],
-        "device": [
-            *["device_svc", *common, device, *metrics[1], *device_options],
-            *["--runtime", args.runtime, "--devices", args.devices],
-        ],
-        "gateway": [
-            *["gateway", "--tokenizer", tokenizer, "--device", device],
-            *["--grpc-listen", f"{listen}:{endpoints.grpc_port}"],
-            *["--http-listen", f"{listen}:{endpoints.http_port}"],
-        ],
-    }
+    commands = {"tokenizer": ["tokenizer_svc", *common, tokenizer, *metrics["tokenizer"]]}
+    for (name, address), group in zip(devices.items(), groups, strict=True):
+        numbers = ",".join(map(str, group))
+        commands[name] = [
+            *["device_svc", *common, address, *metrics[name], *device_options],
+            *["--devices", numbers],
+        ]
+    commands["gateway"] = [
+        *["gateway", "--tokenizer", tokenizer],
+        *(argument for address in devices.values() for argument in ("--device", address)),
+        *["--grpc-listen", f"{listen}:{endpoints.grpc_port}"],
+        *["--http-listen", f"{listen}:{endpoints.http_port}"],
+    ]
     launcher = [sys.executable, "-m", "tpuserve.cli.child", str(os.getpid())]
     return tuple(
         Child(name, (*launcher, *command, "--log-level", args.log_level))

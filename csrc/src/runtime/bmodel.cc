@@ -1,7 +1,7 @@
 #include "tpuserve/runtime/bmodel.h"
 
-#include <cstdlib>
 #include <exception>
+#include <functional>
 
 #include "bmodel_file.h"
 #include "convert.h"
@@ -50,8 +50,8 @@ std::vector<Net> read_nets(const Symbols& symbols, void* runtime, const std::str
   const char** raw_names = nullptr;
   symbols.bmrt_get_network_names(runtime, &raw_names);
   // The array is ours to free, the strings are not.
-  const std::unique_ptr<const char*, void (*)(const char**)> names(
-      raw_names, [](const char** array) { std::free(static_cast<void*>(array)); });
+  const std::unique_ptr<const char*, std::function<void(const char**)>> names(
+      raw_names, [&symbols](const char** array) { symbols.free(static_cast<void*>(array)); });
   std::vector<Net> nets;
   for (int i = 0; i < count; ++i) {
     const abi::NetInfo* info = symbols.bmrt_get_network_info(runtime, names.get()[i]);
@@ -68,7 +68,7 @@ void load(const Symbols& symbols, void* runtime, const BmodelSource& source) {
   } else if (symbols.bmrt_load_bmodel_with_decrypt == nullptr) {
     throw BmodelError(source.name + ": this libbmrt has no bmrt_load_bmodel_with_decrypt");
   } else {
-    const Decryption decryption(*source.weights);
+    const Decryption decryption(*source.weights, symbols.malloc);
     loaded =
         symbols.bmrt_load_bmodel_with_decrypt(runtime, source.path.c_str(), &Decryption::decrypt);
     const std::string failure = decryption.failure();
@@ -84,6 +84,12 @@ std::vector<abi::Tensor> to_abi(const std::vector<Tensor>& tensors) {
   result.reserve(tensors.size());
   for (const Tensor& tensor : tensors) result.push_back(to_abi(tensor));
   return result;
+}
+
+// An exception's memory comes from the C library of who threw it; our end of a catch block would
+// give it to another. So it is never given back.
+void keep_foreign_exception(const Symbols& symbols) {
+  if (symbols.own_c_library) static_cast<void>(new std::exception_ptr(std::current_exception()));
 }
 
 }  // namespace
@@ -103,6 +109,7 @@ Bmodel::Bmodel(Chip& chip, const BmodelSource& source)
     throw;
   } catch (const std::exception& error) {
     // libbmrt throws what its own checks find.
+    keep_foreign_exception(symbols);
     throw BmodelError(source.name + ": bmrt_load_bmodel: " + error.what());
   }
   nets_ = read_nets(symbols, runtime_.get(), source.name);
@@ -144,6 +151,7 @@ void Bmodel::launch(const Net& net, const std::vector<Tensor>& inputs,
         runtime_.get(), net.name.c_str(), in.data(), static_cast<int>(in.size()), out.data(),
         static_cast<int>(out.size()), kUserMemory, kUserStoreMode);
   } catch (const std::exception& error) {
+    keep_foreign_exception(chip_.symbols());
     reason = std::string(": ") + error.what();
   }
   ++launches_;

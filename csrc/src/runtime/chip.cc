@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cfenv>
 #include <limits>
-#include <stdexcept>
 #include <string>
 #include <utility>
 
@@ -32,17 +31,12 @@ class KeepFloatingPointMode {
 }  // namespace
 
 std::unique_ptr<Chip> Chip::open(const Library& library, int id) {
-  // The emulator's libbmlib ends the process when it is asked for a chip that it does not have.
-  const int count = library.chip_count();
-  if (id < 0 || id >= count) {
-    throw std::invalid_argument("chip " + std::to_string(id) + " does not exist: the library in " +
-                                library.directory() + " lists " + std::to_string(count) +
-                                (count == 1 ? " chip" : " chips") + ", numbered from 0");
-  }
+  // libbmlib of the emulator ends the process when it is asked for a chip that it does not have.
+  const ChipAccess access = library.access(id);
   const KeepFloatingPointMode keep;
   abi::Handle handle = nullptr;
-  check(library.symbols().bm_dev_request(&handle, id), "bm_dev_request", id);
-  return std::unique_ptr<Chip>(new Chip(library.symbols(), handle, id));
+  check(access.symbols.bm_dev_request(&handle, access.vendor_id), "bm_dev_request", id);
+  return std::unique_ptr<Chip>(new Chip(access.symbols, handle, id));
 }
 
 Chip::~Chip() { symbols_.bm_dev_free(handle_); }

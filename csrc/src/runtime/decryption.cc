@@ -24,8 +24,11 @@ Registry& registry() {
   return instance;
 }
 
+// Of the C library that frees what the runtime is given, on a thread that loads.
+thread_local Allocate* allocate = std::malloc;
+
 std::uint8_t* copy(const std::uint8_t* input, std::uint64_t bytes, std::uint64_t* output_bytes) {
-  auto* result = static_cast<std::uint8_t*>(std::malloc(bytes > 0 ? bytes : 1));
+  auto* result = static_cast<std::uint8_t*>(allocate(bytes > 0 ? bytes : 1));
   *output_bytes = result != nullptr ? bytes : 0;
   if (result != nullptr) std::memcpy(result, input, bytes);
   return result;
@@ -33,7 +36,8 @@ std::uint8_t* copy(const std::uint8_t* input, std::uint64_t bytes, std::uint64_t
 
 }  // namespace
 
-Decryption::Decryption(const EncryptedWeights& weights) : weights_(weights) {
+Decryption::Decryption(const EncryptedWeights& weights, Allocate* allocate_for_runtime)
+    : weights_(weights) {
   if (weights.token_prefix.size() != kPrefixBytes) {
     throw std::invalid_argument("token_prefix has " + std::to_string(weights.token_prefix.size()) +
                                 " bytes: expected " + std::to_string(kPrefixBytes));
@@ -43,9 +47,11 @@ Decryption::Decryption(const EncryptedWeights& weights) : weights_(weights) {
   if (!all.by_prefix.emplace(weights.token_prefix, this).second) {
     throw std::invalid_argument("these weights are being loaded already");
   }
+  allocate = allocate_for_runtime;
 }
 
 Decryption::~Decryption() {
+  allocate = std::malloc;
   Registry& all = registry();
   const std::lock_guard<std::mutex> lock(all.mutex);
   all.by_prefix.erase(weights_.token_prefix);
@@ -82,11 +88,12 @@ std::uint8_t* Decryption::read(std::uint64_t block, std::uint64_t* output_bytes)
     return nullptr;
   }
   const std::uint64_t bytes = weights_.block_bytes[block];
-  auto* result = static_cast<std::uint8_t*>(std::calloc(bytes, 1));
+  auto* result = static_cast<std::uint8_t*>(allocate(bytes));
   if (result == nullptr) {
     fail("no memory for " + std::to_string(bytes) + " bytes");
     return nullptr;
   }
+  std::memset(result, 0, bytes);
   try {
     weights_.read(block, result);
   } catch (const std::exception& error) {

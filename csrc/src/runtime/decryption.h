@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <mutex>
 #include <string>
@@ -8,10 +9,14 @@
 
 namespace tpuserve::runtime {
 
+using Allocate = void*(std::size_t);
+
 // While it lives, `decrypt` knows the tokens of these weights.
 class Decryption {
  public:
-  explicit Decryption(const EncryptedWeights& weights);
+  // On the thread that loads. `allocate_for_runtime`: malloc of the C library that the runtime
+  // frees results with.
+  Decryption(const EncryptedWeights& weights, Allocate* allocate_for_runtime);
   ~Decryption();
   Decryption(const Decryption&) = delete;
   Decryption& operator=(const Decryption&) = delete;
@@ -21,8 +26,7 @@ class Decryption {
   std::string failure() const;
 
   // The function that the runtime calls for the header, the description and each block of weights.
-  // It returns what it gets where that is no token. The result is malloc'ed, for the caller to
-  // free.
+  // It returns what it gets where that is no token. The result is for the caller to free.
   static std::uint8_t* decrypt(const std::uint8_t* input, std::uint64_t input_bytes,
                                std::uint64_t* output_bytes);
 

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <ctime>
 
+#include "emulator_copies.h"
 #include "import_table.h"
 #include "wake_event.h"
 
@@ -26,7 +27,8 @@
 //   firmware, in check_all_engine_done               an engine finishes a command
 //
 // The calls are redirected in libcmodel's import table. Every wait has a time limit, so a signal
-// that we do not know of delays a thread but cannot stop it.
+// that we do not know of delays a thread but cannot stop it. Each simulated chip is a copy of the
+// library with events and functions of its own.
 
 namespace tpuserve::runtime {
 
@@ -36,26 +38,6 @@ constexpr std::size_t kEngines = 8;  // libcmodel numbers five; a power of two f
 constexpr unsigned kPolls = 48;      // a poll costs 0.1 µs, a wake-up some 10 µs
 constexpr long kLongestWaitNs = 20'000'000;
 constexpr long kUnknownEngineWaitNs = 2'000'000;
-
-WakeEvent message_written;
-WakeEvent queue_has_room;
-WakeEvent command_finished;
-std::array<WakeEvent, kEngines> command_sent;
-
-WakeEvent& sent_to(int engine) { return command_sent[static_cast<unsigned>(engine) % kEngines]; }
-
-// The real functions.
-struct Originals {
-  int (*create_thread)(pthread_t*, const pthread_attr_t*, void* (*)(void*), void*);
-  void (*execute_command)(int chip, void* command, int engine);
-  void (*send_command)(int chip, void* command, int engine, bool* sent);
-  void (*set_sync_id)(int chip, int engine, unsigned id);
-  int (*get_sync_id)(int chip, int engine);
-  bool (*check_all_engine_done)(int chip, void* ids);
-  unsigned (*read_register)(unsigned index, int chip);
-  void (*write_register)(unsigned index, unsigned value, int chip);
-};
-Originals original;
 
 // What one of libcmodel's threads is doing.
 struct Poller {
@@ -94,19 +76,6 @@ class InsideHook {
   InsideHook& operator=(const InsideHook&) = delete;
 };
 
-int calm_mutex_unlock(pthread_mutex_t* mutex) {
-  const int result = pthread_mutex_unlock(mutex);
-  // The threads of libbmlib and of its users pass here too: they have work and must not wait.
-  if (!poller.started_by_cmodel || poller.inside_hook) return result;
-  if (poller.engine >= 0) {
-    poller.poll(sent_to(poller.engine), 0);
-  } else if (++poller.polls >= kPolls) {
-    const timespec pause{0, kUnknownEngineWaitNs};
-    nanosleep(&pause, nullptr);
-  }
-  return result;
-}
-
 struct ThreadStart {
   void* (*routine)(void*);
   void* argument;
@@ -119,111 +88,153 @@ void* run_marked(void* raw) {
   return start.routine(start.argument);
 }
 
-int calm_create_thread(pthread_t* thread, const pthread_attr_t* attributes, void* (*routine)(void*),
-                       void* argument) {
-  auto* start = new ThreadStart{routine, argument};
-  const int result = original.create_thread(thread, attributes, run_marked, start);
-  if (result != 0) delete start;
-  return result;
-}
-
-void calm_execute_command(int chip, void* command, int engine) {
-  poller.engine = engine;
-  poller.reset();
-  queue_has_room.signal();
-  const InsideHook inside;
-  original.execute_command(chip, command, engine);
-}
-
-void calm_send_command(int chip, void* command, int engine, bool* sent) {
-  {
-    const InsideHook inside;
-    original.send_command(chip, command, engine, sent);
-  }
-  if (*sent) {
-    poller.reset();
-    sent_to(engine).signal();
-  } else {
-    poller.poll(queue_has_room, 0);
-  }
-}
-
-void calm_set_sync_id(int chip, int engine, unsigned id) {
-  {
-    const InsideHook inside;
-    original.set_sync_id(chip, engine, id);
-  }
-  poller.reset();
-  command_finished.signal();
-}
-
-int calm_get_sync_id(int chip, int engine) {
-  int id = 0;
-  {
-    const InsideHook inside;
-    id = original.get_sync_id(chip, engine);
-  }
-  poller.poll(command_finished, id);
-  return id;
-}
-
-bool calm_check_all_engine_done(int chip, void* ids) {
-  bool done = false;
-  {
-    const InsideHook inside;
-    done = original.check_all_engine_done(chip, ids);
-  }
-  if (done) {
-    poller.reset();
-  } else {
-    poller.poll(command_finished, -1);
-  }
-  return done;
-}
-
-unsigned calm_read_register(unsigned index, int chip) {
-  unsigned value = 0;
-  {
-    const InsideHook inside;
-    value = original.read_register(index, chip);
-  }
-  // The firmware compares two registers; both keep their value while there is no message, and in
-  // that state they are equal. A pending message makes them differ, which starts a new row.
-  poller.poll(message_written, value);
-  return value;
-}
-
-void calm_write_register(unsigned index, unsigned value, int chip) {
-  {
-    const InsideHook inside;
-    original.write_register(index, value, chip);
-  }
-  poller.reset();
-  message_written.signal();
-}
-
 template <typename Function>
 ImportTable::Redirection redirect(const char* name, Function* replacement, Function** saved) {
   return {name, reinterpret_cast<void*>(replacement), reinterpret_cast<void**>(saved)};
 }
 
+// The hooks of one copy of libcmodel. It calls them without a word of which copy it is (all say
+// that they are chip 0), so each copy has functions of its own.
+template <int kCopy>
+class Calm {
+ public:
+  static bool install(void* cmodel) {
+    const ImportTable imports(cmodel);
+    return imports.redirect_all({
+        redirect("pthread_mutex_unlock", unlock_mutex, &original.unlock_mutex),
+        redirect("pthread_create", create_thread, &original.create_thread),
+        redirect("execute_command", execute_command, &original.execute_command),
+        redirect("send_command_to_fifo", send_command, &original.send_command),
+        redirect("_Z11set_sync_idi11ENGINE_TYPEj", set_sync_id, &original.set_sync_id),
+        redirect("get_sync_id", get_sync_id, &original.get_sync_id),
+        redirect("check_all_engine_done", check_all_engine_done, &original.check_all_engine_done),
+        redirect("cmodel_read_share_reg", read_register, &original.read_register),
+        redirect("_Z17__write_share_regjji", write_register, &original.write_register),
+    });
+  }
+
+ private:
+  // The real functions.
+  struct Originals {
+    int (*unlock_mutex)(pthread_mutex_t*);
+    int (*create_thread)(pthread_t*, const pthread_attr_t*, void* (*)(void*), void*);
+    void (*execute_command)(int chip, void* command, int engine);
+    void (*send_command)(int chip, void* command, int engine, bool* sent);
+    void (*set_sync_id)(int chip, int engine, unsigned id);
+    int (*get_sync_id)(int chip, int engine);
+    bool (*check_all_engine_done)(int chip, void* ids);
+    unsigned (*read_register)(unsigned index, int chip);
+    void (*write_register)(unsigned index, unsigned value, int chip);
+  };
+  static inline Originals original;
+  static inline WakeEvent message_written;
+  static inline WakeEvent queue_has_room;
+  static inline WakeEvent command_finished;
+  static inline std::array<WakeEvent, kEngines> command_sent;
+
+  static WakeEvent& sent_to(int engine) {
+    return command_sent[static_cast<unsigned>(engine) % kEngines];
+  }
+
+  static int unlock_mutex(pthread_mutex_t* mutex) {
+    const int result = original.unlock_mutex(mutex);
+    // The threads of libbmlib and of its users pass here too: they have work and must not wait.
+    if (!poller.started_by_cmodel || poller.inside_hook) return result;
+    if (poller.engine >= 0) {
+      poller.poll(sent_to(poller.engine), 0);
+    } else if (++poller.polls >= kPolls) {
+      const timespec pause{0, kUnknownEngineWaitNs};
+      nanosleep(&pause, nullptr);
+    }
+    return result;
+  }
+
+  static int create_thread(pthread_t* thread, const pthread_attr_t* attributes,
+                           void* (*routine)(void*), void* argument) {
+    auto* start = new ThreadStart{routine, argument};
+    const int result = original.create_thread(thread, attributes, run_marked, start);
+    if (result != 0) delete start;
+    return result;
+  }
+
+  static void execute_command(int chip, void* command, int engine) {
+    poller.engine = engine;
+    poller.reset();
+    queue_has_room.signal();
+    const InsideHook inside;
+    original.execute_command(chip, command, engine);
+  }
+
+  static void send_command(int chip, void* command, int engine, bool* sent) {
+    {
+      const InsideHook inside;
+      original.send_command(chip, command, engine, sent);
+    }
+    if (*sent) {
+      poller.reset();
+      sent_to(engine).signal();
+    } else {
+      poller.poll(queue_has_room, 0);
+    }
+  }
+
+  static void set_sync_id(int chip, int engine, unsigned id) {
+    {
+      const InsideHook inside;
+      original.set_sync_id(chip, engine, id);
+    }
+    poller.reset();
+    command_finished.signal();
+  }
+
+  static int get_sync_id(int chip, int engine) {
+    int id = 0;
+    {
+      const InsideHook inside;
+      id = original.get_sync_id(chip, engine);
+    }
+    poller.poll(command_finished, id);
+    return id;
+  }
+
+  static bool check_all_engine_done(int chip, void* ids) {
+    bool done = false;
+    {
+      const InsideHook inside;
+      done = original.check_all_engine_done(chip, ids);
+    }
+    if (done) {
+      poller.reset();
+    } else {
+      poller.poll(command_finished, -1);
+    }
+    return done;
+  }
+
+  static unsigned read_register(unsigned index, int chip) {
+    unsigned value = 0;
+    {
+      const InsideHook inside;
+      value = original.read_register(index, chip);
+    }
+    // The firmware compares two registers; both keep their value while there is no message, and in
+    // that state they are equal. A pending message makes them differ, which starts a new row.
+    poller.poll(message_written, value);
+    return value;
+  }
+
+  static void write_register(unsigned index, unsigned value, int chip) {
+    {
+      const InsideHook inside;
+      original.write_register(index, value, chip);
+    }
+    poller.reset();
+    message_written.signal();
+  }
+};
+
 }  // namespace
 
-bool calm_emulator(void* cmodel) {
-  static int (*saved_mutex_unlock)(pthread_mutex_t*) = nullptr;
-  ImportTable imports(cmodel);
-  return imports.redirect_all({
-      redirect("pthread_mutex_unlock", calm_mutex_unlock, &saved_mutex_unlock),
-      redirect("pthread_create", calm_create_thread, &original.create_thread),
-      redirect("execute_command", calm_execute_command, &original.execute_command),
-      redirect("send_command_to_fifo", calm_send_command, &original.send_command),
-      redirect("_Z11set_sync_idi11ENGINE_TYPEj", calm_set_sync_id, &original.set_sync_id),
-      redirect("get_sync_id", calm_get_sync_id, &original.get_sync_id),
-      redirect("check_all_engine_done", calm_check_all_engine_done,
-               &original.check_all_engine_done),
-      redirect("cmodel_read_share_reg", calm_read_register, &original.read_register),
-      redirect("_Z17__write_share_regjji", calm_write_register, &original.write_register),
-  });
-}
+bool calm_emulator(void* cmodel, int copy) { return install_hook<Calm>(copy, cmodel); }
 
 }  // namespace tpuserve::runtime

@@ -9,6 +9,12 @@ namespace tpuserve::runtime {
 
 // Members carry the vendor's names, so that an error text can be looked up in its manual.
 struct Symbols {
+  // Of the C library that the vendor libraries use: a copy of the emulator has one of its own, and
+  // what was allocated there must be freed there.
+  void* (*malloc)(std::size_t);
+  void (*free)(void*);
+  bool own_c_library;
+
   // libbmlib, required
   abi::Status (*bm_dev_getcount)(int*);
   abi::Status (*bm_dev_request)(abi::Handle*, int);

@@ -11,7 +11,11 @@ from tpuserve import bmodel
 ROOT = Path(__file__).resolve().parents[3]
 MODELS = {
     "history": ROOT / "models/demo/demo_f16.bmodel",
-    **{path.parent.name: path for path in ROOT.glob("tests/fixtures/models/*/*.bmodel")},
+    **{
+        path.parent.name: path
+        for path in ROOT.glob("tests/fixtures/models/*/*.bmodel")
+        if ".chip" not in path.name
+    },
 }
 
 

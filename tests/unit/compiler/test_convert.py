@@ -104,7 +104,7 @@ def test_the_model_directory_can_be_served(checkpoint_dir: Path, tmp_path: Path)
     bmodel.write_bytes(b"nets")
     out = tmp_path / "model"
     layout = Layout('a "quoted" name', "x.bmodel", slots=3)
-    write_model_directory(out, bmodel, Checkpoint.open(checkpoint_dir), layout)
+    write_model_directory(out, [bmodel], Checkpoint.open(checkpoint_dir), layout)
     loaded = model_dir.load(out)
     assert (loaded.name, loaded.slots, loaded.bmodel.name) == ('a "quoted" name', 3, "x.bmodel")
     assert model_dir.bmodel_sha256(loaded) == loaded.sha256
@@ -115,7 +115,7 @@ def test_an_existing_config_directory_is_shared(checkpoint_dir: Path, tmp_path: 
     bmodel = tmp_path / "combined.bmodel"
     bmodel.write_bytes(b"nets")
     layout = Layout("m", "x.bmodel", slots=1, shared_config="../checkpoint")
-    write_model_directory(tmp_path / "model", bmodel, Checkpoint.open(checkpoint_dir), layout)
+    write_model_directory(tmp_path / "model", [bmodel], Checkpoint.open(checkpoint_dir), layout)
     assert model_dir.load(tmp_path / "model").config == checkpoint_dir
     assert not (tmp_path / "model" / "config").exists()
 

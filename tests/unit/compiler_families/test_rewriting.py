@@ -170,6 +170,6 @@ def test_the_served_config_is_the_checkpoints_own(tmp_path: Path) -> None:
     (tmp_path / "nets").write_bytes(b"nets")
     layout = Layout("tiny", "x.bmodel", slots=1)
     out = tmp_path / "model"
-    write_model_directory(out, tmp_path / "nets", Checkpoint.open(source), layout)
+    write_model_directory(out, [tmp_path / "nets"], Checkpoint.open(source), layout)
     assert (out / "config" / "qwen.tiktoken").read_text() == "IQ== 0\n"
     assert json.loads((out / "config" / "config.json").read_text()) == tiny.config

@@ -117,8 +117,8 @@ def test_errors_are_of_the_documented_types(library: _core.Library, tmp_path: Pa
     broken.write_bytes(BMODEL.read_bytes()[:10_000])
     with pytest.raises(_core.BmodelError, match="truncated"):
         _core.Engine(library, [str(broken)])
-    with pytest.raises(ValueError, match="chip 1 does not exist"):
-        _core.Engine(library, [str(BMODEL)], chips=[1])
+    with pytest.raises(ValueError, match="chip 8 does not exist"):
+        _core.Engine(library, [str(BMODEL)], chips=[8])
     with pytest.raises(ValueError, match="slots = 0"):
         _core.Engine(library, [str(BMODEL)], slots=0)
     for error in (_core.LibraryError, _core.DeviceError, _core.BmodelError, _core.LaunchError):

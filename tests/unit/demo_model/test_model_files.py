@@ -27,9 +27,9 @@ def test_every_variant_is_built_small_and_intact(name: str) -> None:
     variant = variants()[name]
     model = model_dir.load(variant.directory)
     assert model.name == variant.layout.name
-    assert model.bmodel.name == variant.layout.bmodel_name
+    assert [path.name for path in model.bmodels] == variant.layout.bmodel_names
     assert model.config == (DEMO / "config").resolve()
-    assert model.bmodel.stat().st_size <= 3_000_000
+    assert all(path.stat().st_size <= 3_000_000 for path in model.bmodels)
     assert model_dir.bmodel_sha256(model) == model.sha256
 
 

@@ -27,6 +27,16 @@ def test_steps_are_counted_by_kind() -> None:
     assert value(f"{step}_bucket", {"kind": "decode", "le": "0.002"}) == 1
 
 
+def test_busy_time_is_counted_for_each_chip() -> None:
+    registry = CollectorRegistry()
+    metrics = StepMetrics(registry, (2, 5))
+    metrics.observe(Report(1, "prefill", 0.5, chips_busy_s=(0.5, 0.25)))
+    metrics.observe(Report(2, "decode", 0.5, chips_busy_s=(0.75, 1.0)))
+    name = "tpuserve_chip_busy_seconds_total"
+    assert registry.get_sample_value(name, {"chip": "2"}) == 0.75
+    assert registry.get_sample_value(name, {"chip": "5"}) == 1.0
+
+
 def test_prefix_hits_and_preemptions_are_counted() -> None:
     registry = CollectorRegistry()
     metrics = StepMetrics(registry)

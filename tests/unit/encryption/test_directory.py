@@ -92,11 +92,11 @@ def test_inspect_shows_what_it_may(
     assert public["encrypted"] is True
     assert public["sha256"] == model_dir.bmodel_sha256(model_dir.load(DEMO))
     for name in ("weights_bytes", "neuron_bytes", "context_io_bytes"):
-        assert public[name] == plain["memory"][name]
+        assert public[name] == plain["memory"][0][name]
     assert "nets" not in public
     assert main(["inspect", str(out)]) == 0
     assert "encrypted (AES-256-GCM)" in capsys.readouterr().out
     assert main(["inspect", str(out), "--key-file", str(key_file), "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
-    del plain["path"], shown["path"]
+    del plain["paths"], shown["paths"]
     assert shown == plain

@@ -23,6 +23,12 @@ struct ChipStatus {
   std::optional<std::uint64_t> clock_hz;
 };
 
+// Through which functions a chip is reached, and by which number they know it.
+struct ChipAccess {
+  const Symbols& symbols;
+  int vendor_id;
+};
+
 // libbmlib and libbmrt of one directory. Never unloaded: their threads may outlive every owner.
 class Library {
  public:
@@ -39,13 +45,18 @@ class Library {
   std::string version() const;
   // Whether it loads bmodels whose weights a function of the caller's decrypts.
   bool decrypts() const;
+  // What the runtime lists; 1 with the emulator.
   int chip_count() const;
+  // Chips are numbered below this. The emulator has as many as are asked for, up to a few.
+  int chip_limit() const;
   // Thread-safe. Opens the chip on the first call and keeps it open. Throws like Chip::open.
   ChipStatus chip_status(int chip);
 
-  const Symbols& symbols() const { return *symbols_; }
+  // Thread-safe. Throws std::invalid_argument for a chip at or above the limit.
+  ChipAccess access(int chip) const;
 
  private:
+  struct Emulated;
   struct StatusChips;
 
   Library(std::string directory, bool emulator, const Symbols& symbols);
@@ -53,6 +64,7 @@ class Library {
   std::string directory_;
   bool emulator_;
   std::unique_ptr<Symbols> symbols_;
+  std::unique_ptr<Emulated> emulated_;
   std::unique_ptr<StatusChips> status_chips_;
 };
 
