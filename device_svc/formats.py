@@ -64,7 +64,11 @@ class GrammarMatcher:
     def __init__(self, inner: LLMatcher, *, end_bit: int, end_ids: Sequence[int]) -> None:
         self._inner = inner
         self._end_bit = end_bit
-        self._end_ids = np.array(end_ids, dtype=np.int64)
+        bits: dict[int, int] = {}
+        for token in end_ids:
+            bits[token // 32] = bits.get(token // 32, 0) | 1 << token % 32
+        self._end_words = np.array(list(bits), dtype=np.int64)
+        self._end_masks = np.array(list(bits.values()), dtype=np.uint32)
 
     def next_tokens(self) -> NextTokens:
         width = self._end_bit
@@ -79,7 +83,7 @@ class GrammarMatcher:
         if not mask.any():
             return Complete() if whole else Stuck("output_format: no token can follow")
         if whole:
-            mask[self._end_ids // 32] |= np.uint32(1) << (self._end_ids % 32).astype(np.uint32)
+            mask[self._end_words] |= self._end_masks
         return mask
 
     def accept(self, token: int) -> bool:

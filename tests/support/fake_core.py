@@ -167,7 +167,7 @@ class FakeEngine:
         self._fail_at = fail_at
         self._refuse_id = refuse_id
         self._spoil_id = spoil_id
-        self._before_launch = before_launch
+        self.before_launch = before_launch
         self._launches = 0
         self._owner: int | None = None
         self.closed = False
@@ -301,7 +301,7 @@ class FakeEngine:
             raise ValueError(f"slot {slot} would hold {length} of {self._shape.context_length}")
 
     def _launch(self) -> None:
-        self._before_launch()
+        self.before_launch()
         self._launches += 1
         if self._launches == self._fail_at:
             raise EngineFailure(f"launch {self._launches} was told to fail")

@@ -11,6 +11,7 @@ from device_svc.pacing import Pacer
 from device_svc.request import Accepted, Emission, Finish, Report, Request
 from device_svc.scheduler import Capacity, Policy, Scheduler
 from device_svc.steps import DecodeStep, PrefillStep, Step, run_moves, run_step
+from device_svc.token_masks import Matcher
 from tests.support.fake_core import FakeEngine
 
 
@@ -53,6 +54,7 @@ class Driver:
         sampling: Sampling | None = None,
         prefix_key: str | None = None,
         resume_by_prefill: bool = False,
+        matcher: Matcher | None = None,
     ) -> None:
         sampling = sampling or Sampling(temperature=0.0)
         prompt = np.array(prompt_ids, dtype=np.int32)
@@ -69,6 +71,7 @@ class Driver:
                 logprobs=sampling.logprobs is not None,
                 prefix_key=prefix_key,
                 resume_by_prefill=resume_by_prefill,
+                matcher=matcher,
             )
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -14,10 +15,12 @@ from device_svc.sessions import (
     AcceptedEvent,
     FrameEvent,
     Load,
+    RejectedEvent,
     SessionEvent,
     Sessions,
     SessionState,
 )
+from device_svc.token_masks import Matcher
 from tests.support.fake_core import FakeSampler
 from tpuserve.errors import Overloaded, Unavailable
 
@@ -167,3 +170,98 @@ async def test_an_end_for_all_comes_after_what_was_queued() -> None:
         await session.get()
     with pytest.raises(Unavailable, match="gone"):
         desk.sessions.open()
+
+
+class Compiling:
+    """A matcher that is made when the test says so."""
+
+    def __init__(self) -> None:
+        self.made: asyncio.Future[Matcher] = asyncio.get_running_loop().create_future()
+
+    async def match(self) -> Matcher:
+        return await self.made
+
+
+def submit_formatted(desk: Desk, session: SessionState, request_id: str) -> tuple[int, Compiling]:
+    key = desk.sessions.admit(session, request_id)
+    prompt = np.array([1], dtype=np.int32)
+    compiling = Compiling()
+    request = Request(key, prompt, FakeSampler(Sampling(), 10), 5)
+    desk.sessions.submit_when_matched(session, request_id, request, compiling.match)
+    return key, compiling
+
+
+async def settled() -> None:
+    """Tasks that can go on have done so."""
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+
+async def test_a_request_is_handed_over_once_its_matcher_is_made() -> None:
+    desk = Desk()
+    session = desk.sessions.open()
+    key, compiling = submit_formatted(desk, session, "a")
+    with pytest.raises(Refused, match="in use"):
+        desk.sessions.admit(session, "a")
+    await settled()
+    assert desk.sent == []
+    assert desk.sessions.load.waiting == 1
+    matcher = Mock()
+    compiling.made.set_result(matcher)
+    await settled()
+    [sent] = desk.sent
+    assert isinstance(sent, Request)
+    assert (sent.key, sent.matcher) == (key, matcher)
+    desk.sessions.cancel(session, "a")
+    assert desk.sent[-1] == Cancel(key)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (Refused(RejectReason.INVALID, "no such type"), "no such type"),
+        (RuntimeError("secret"), "output_format could not be compiled"),
+    ],
+)
+async def test_a_format_that_cannot_be_compiled_rejects_the_request(
+    error: Exception, said: str
+) -> None:
+    desk = Desk()
+    session = desk.sessions.open()
+    _, compiling = submit_formatted(desk, session, "a")
+    desk.sessions.end_submits(session)
+    compiling.made.set_exception(error)
+    rejected, end = await events(session, 2)
+    assert rejected == RejectedEvent("a", RejectReason.INVALID, said)
+    assert end is None
+    assert desk.sent == []
+    assert await desk.sessions.wait_idle(0)
+
+
+async def test_a_request_can_be_cancelled_while_its_format_is_compiled() -> None:
+    desk = Desk()
+    session = desk.sessions.open()
+    key, _ = submit_formatted(desk, session, "a")
+    desk.sessions.cancel(session, "a")
+    [frame] = await events(session, 1)
+    assert isinstance(frame, FrameEvent)
+    assert frame.emissions == [("a", Emission(key, finish=Finish.CANCELLED))]
+    key, compiling = submit_formatted(desk, session, "a")
+    await settled()
+    desk.sessions.close(session)
+    await settled()
+    assert compiling.made.cancelled()
+    assert desk.sent == []
+    assert await desk.sessions.wait_idle(0)
+
+
+async def test_a_request_whose_format_leaves_no_token_is_rejected_late() -> None:
+    desk = Desk()
+    session = desk.sessions.open()
+    key = desk.submit(session, "a")
+    desk.emit(Emission(key, (7,)))
+    desk.emit(Emission(key, finish=Finish.ERROR, reason="too complex"), step=2)
+    frame, rejected = await events(session, 2)
+    assert isinstance(frame, FrameEvent)
+    assert rejected == RejectedEvent("a", RejectReason.INVALID, "too complex")
+    assert await desk.sessions.wait_idle(0)
