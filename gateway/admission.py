@@ -11,7 +11,15 @@ from typing import Final, TypeVar
 from gateway.answer import AnswerWish, wish
 from gateway.facts import DeviceFacts, SamplingDefaults, TokenizerFacts
 from gateway.output_formats import PlannedFormat
-from gateway.request import GenerationRequest, Priority, Prompt, Sampling, SamplingChoice
+from gateway.request import (
+    Encoded,
+    GenerationRequest,
+    PlacedImage,
+    Priority,
+    Prompt,
+    Sampling,
+    SamplingChoice,
+)
 from tpuserve.errors import FeatureMissing, InvalidArgument
 
 # No vocabulary in use has longer tokens; a text past this many bytes per token of context cannot
@@ -27,7 +35,7 @@ class Plan:
 
     `stop_ids` are all ids that end it, `eos_ids` those of them that are the model's own. Ids at or
     above `vocab_size` come from padded rows of the bmodel's head: they count and have no text.
-    `answer` is how its text is read; None leaves it as it is.
+    `answer` is how its text is read; None leaves it as it is. `images` in the order of positions.
     """
 
     model: str
@@ -45,6 +53,7 @@ class Plan:
     prefix_key: str
     answer: AnswerWish | None
     output_format: PlannedFormat | None = None
+    images: tuple[PlacedImage, ...] = ()
 
 
 def check_text_size(text_bytes: int, device: DeviceFacts) -> None:
@@ -60,7 +69,7 @@ def check_text_size(text_bytes: int, device: DeviceFacts) -> None:
 
 def plan(
     request: GenerationRequest,
-    prompt_ids: tuple[int, ...],
+    encoded: Encoded,
     *,
     prompt: Prompt,
     seed: int,
@@ -68,11 +77,12 @@ def plan(
     tokenizer: TokenizerFacts,
     output_format: PlannedFormat | None = None,
 ) -> Plan:
-    """Apply the model's limits and defaults to one prompt, whose ids are given.
+    """Apply the model's limits and defaults to one prompt, which the tokenizer has encoded.
 
     Raises InvalidArgument for lengths and ids beyond the model, FeatureMissing for what its head
     cannot do.
     """
+    prompt_ids = encoded.ids
     _check_ids(prompt_ids, "prompt", tokenizer.vocab_size)
     stopping = request.stopping
     _check_ids(stopping.stop_token_ids, "stop_token_ids", tokenizer.vocab_size)
@@ -103,6 +113,7 @@ def plan(
         prefix_key=request.prefix_key,
         answer=wish(prompt),
         output_format=output_format,
+        images=encoded.images,
     )
 
 

@@ -58,6 +58,7 @@ class Gateway:
             devices=self.devices,
             registry=make_registry(self.registry, self.devices, self.metrics),
             max_body_bytes=settings.max_body_bytes,
+            image_hosts=settings.image_hosts,
         )
         self._tasks: list[asyncio.Task[None]] = []
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -259,12 +259,9 @@ class DeviceSession:
     ) -> None:
         while True:
             items = await outbox.take()
-            command = device_pb2.Command(
-                submits=[item for item in items if isinstance(item, device_pb2.Submit)],
-                cancels=[item for item in items if isinstance(item, device_pb2.Cancel)],
-            )
             try:
-                await call.write(command)
+                for command in _commands(items):
+                    await call.write(command)
             except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
                 return  # the reader learns why
 
@@ -395,6 +392,27 @@ class DeviceSession:
             self._listener.device_lost(self, [sequence])
 
 
+def _commands(
+    items: list[device_pb2.Submit | device_pb2.Cancel],
+) -> Iterator[device_pb2.Command]:
+    """In order; mostly one. A command's submits are taken before its cancels, and a submit with
+    images may fill a message."""
+    command = device_pb2.Command()
+    for item in items:
+        if isinstance(item, device_pb2.Cancel):
+            command.cancels.append(item)
+            continue
+        if command.cancels:
+            yield command
+            command = device_pb2.Command()
+        command.submits.append(item)
+        if item.images:
+            yield command
+            command = device_pb2.Command()
+    if command.submits or command.cancels:
+        yield command
+
+
 def _submit(sequence: Sequence) -> device_pb2.Submit:
     plan, sampling = sequence.plan, sequence.plan.sampling
     submit = device_pb2.Submit(
@@ -419,6 +437,10 @@ def _submit(sequence: Sequence) -> device_pb2.Submit:
         stop_ids=plan.stop_ids,
         priority=_PRIORITIES[plan.priority],
         prefix_key=plan.prefix_key or None,
+        images=[
+            device_pb2.SubmittedImage(data=image.data, position=image.position)
+            for image in plan.images
+        ],
     )
     if plan.top_logprobs is not None:
         submit.logprobs = plan.top_logprobs
@@ -457,4 +479,6 @@ def _facts(info: device_pb2.DeviceInfo) -> DeviceFacts:
         slots=max(1, info.slots),
         features=frozenset(info.features),
         prefill_chunk_tokens=max(1, info.prefill_chunk_tokens),
+        max_images=info.vision.max_images,
+        input_ids=info.vision.input_ids,
     )

@@ -26,11 +26,16 @@ class TokenizerFacts:
     eos_ids: tuple[int, ...]
     has_chat_template: bool
     defaults: SamplingDefaults
+    takes_images: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceFacts:
-    """One device group. Lengths are tokens; `vocab_size` is 0 when the bmodel does not tell."""
+    """One device group. Lengths are tokens; `vocab_size` is 0 when the bmodel does not tell.
+
+    `max_images` of a request; 0 without vision. Prompt ids may go up to `input_ids`, beyond
+    `vocab_size`, where tokens stand for images.
+    """
 
     name: str
     model: str
@@ -41,6 +46,8 @@ class DeviceFacts:
     slots: int
     features: frozenset[str]
     prefill_chunk_tokens: int = 1
+    max_images: int = 0
+    input_ids: int = 0
 
     @property
     def reuses_prefixes(self) -> bool:

@@ -195,9 +195,10 @@ class ModelRegistry:
 def _refusal(model: str, facts: DeviceFacts | None, vocab_size: int | None) -> str | None:
     if vocab_size is None:
         return f"no tokenizer serves model {model}"
-    if facts is not None and facts.vocab_size and vocab_size > facts.vocab_size:
+    known = 0 if facts is None else max(facts.vocab_size, facts.input_ids)
+    if facts is not None and known and vocab_size > known:
         return (
             f"the tokenizer of model {model} has {vocab_size} tokens and the bmodel of device "
-            f"{facts.name} only {facts.vocab_size}"
+            f"{facts.name} only {known}"
         )
     return None

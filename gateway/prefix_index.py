@@ -22,10 +22,12 @@ class BlockChain:
     would cost a detour, never a wrong token.
     """
 
-    __slots__ = ("_hashes", "_ids")
+    __slots__ = ("_hashes", "_ids", "_images")
 
-    def __init__(self, ids: Sequence[int]) -> None:
+    def __init__(self, ids: Sequence[int], *, images: Sequence[bytes] = ()) -> None:
+        """With other images the same ids are another prompt."""
         self._ids = tuple(ids)
+        self._images = tuple(images)
         self._hashes: tuple[int, ...] | None = None
 
     @property
@@ -35,7 +37,7 @@ class BlockChain:
     @property
     def hashes(self) -> tuple[int, ...]:
         if self._hashes is None:
-            hashes, last, ids = [], 0, self._ids
+            hashes, last, ids = [], hash(self._images), self._ids
             for end in range(BLOCK_TOKENS, len(ids) + 1, BLOCK_TOKENS):
                 last = hash((last, ids[end - BLOCK_TOKENS : end]))
                 hashes.append(last)

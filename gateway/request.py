@@ -50,17 +50,25 @@ class Tool:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """`texts` are the parts in reading order, joined without a separator.
+    """`parts` are texts, joined without a separator, and encoded images, in reading order.
 
     `reasoning` is what an assistant thought before them.
     """
 
     role: Role
-    texts: tuple[str, ...]
+    parts: tuple[str | bytes, ...]
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
     name: str | None = None
     reasoning: str = ""
+
+    @property
+    def texts(self) -> list[str]:
+        return [part for part in self.parts if isinstance(part, str)]
+
+    @property
+    def images(self) -> list[bytes]:
+        return [part for part in self.parts if isinstance(part, bytes)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +119,38 @@ class ChatPrompt:
     raw_answer: bool = False
 
     @property
+    def images(self) -> list[bytes]:
+        """In reading order."""
+        return [image for message in self.messages for image in message.images]
+
+    @property
     def offered_tools(self) -> tuple[Tool, ...]:
         """What the model is shown."""
         return () if self.tool_choice.mode is ToolMode.NONE else self.tools
 
 
 Prompt: TypeAlias = TextPrompt | IdsPrompt | ChatPrompt
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PlacedImage:
+    """An encoded image; the token at `position` of the prompt stands for it."""
+
+    data: bytes
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A prompt as the tokenizer made it; `tokens` are each id's bytes, where they were wanted.
+
+    `output_format` is what the conversation demands of its answer.
+    """
+
+    ids: tuple[int, ...]
+    tokens: tuple[bytes, ...] = ()
+    output_format: OutputFormat | None = None
+    images: tuple[PlacedImage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,7 +92,7 @@ class Sequence:
         # Devices that were lost with it in a slot: how often, and which.
         self.losses = 0
         self.lost_on: set[str] = set()
-        self.chain = BlockChain(plan.prompt_ids)
+        self.chain = BlockChain(plan.prompt_ids, images=[image.data for image in plan.images])
         self.orphan_timer: asyncio.TimerHandle | None = None
         self.done = False
         self.cached_tokens = 0

@@ -11,13 +11,23 @@ from contextlib import contextmanager
 
 from gateway.admission import check_text_size, plan
 from gateway.facts import DeviceFacts, TokenizerFacts
+from gateway.images import check_images
 from gateway.metrics import GatewayMetrics
 from gateway.models import Model, ModelRegistry
 from gateway.output import Ended, OutputBuffer
 from gateway.output_formats import FormatChecker, PlannedFormat
-from gateway.request import ChatPrompt, Delta, Event, GenerationRequest, Prompt, Started, TextPrompt
+from gateway.request import (
+    ChatPrompt,
+    Delta,
+    Encoded,
+    Event,
+    GenerationRequest,
+    Prompt,
+    Started,
+    TextPrompt,
+)
 from gateway.sequence import Sequence
-from gateway.tokenizer_client import Encoded, TokenizerClient
+from gateway.tokenizer_client import TokenizerClient
 from gateway.validation import validate, validate_prompt
 from tpuserve import errors
 
@@ -169,7 +179,7 @@ class GenerationService:
                     index,
                     plan(
                         request,
-                        encoded.ids,
+                        encoded,
                         prompt=prompt,
                         seed=(seed + draw) % _SEEDS,
                         device=device,
@@ -313,9 +323,11 @@ def check_deadline(deadline_s: float | None) -> None:
 
 
 def check_chat(prompt: ChatPrompt, device: DeviceFacts, tokenizer: TokenizerFacts) -> None:
-    """Raise FeatureMissing without a chat template, InvalidArgument for texts that cannot fit."""
+    """Raise FeatureMissing without a chat template, InvalidArgument for texts that cannot fit,
+    and as `check_images`."""
     if not tokenizer.has_chat_template:
         raise errors.FeatureMissing(f"model {tokenizer.model} has no chat template")
+    check_images(prompt.images, device, tokenizer)
     check_text_size(
         sum(len(text.encode()) for message in prompt.messages for text in message.texts), device
     )

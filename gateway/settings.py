@@ -19,7 +19,8 @@ class Settings:
     failover_wait_s: float = 30.0
     stall_timeout_s: float = 10.0
     max_buffered_bytes: int = 1 << 20
-    max_body_bytes: int = 10_000_000
+    max_body_bytes: int = 20_000_000
+    image_hosts: tuple[str, ...] = ()
     drain_grace_s: float = 30.0
     log_level: str = "info"
 
@@ -82,6 +83,14 @@ def parse(argv: Sequence[str] | None = None) -> Settings:
         help="largest HTTP request body",
     )
     parser.add_argument(
+        "--image-host",
+        action="append",
+        default=[],
+        metavar="HOST[:PORT]",
+        help="fetch images of image_url parts from this host; may be repeated; without it images "
+        "come as data URLs only",
+    )
+    parser.add_argument(
         "--drain-grace-s",
         default=defaults.drain_grace_s,
         type=float,
@@ -94,7 +103,10 @@ def parse(argv: Sequence[str] | None = None) -> Settings:
     )
     given = vars(parser.parse_args(argv))
     return Settings(
-        tokenizers=tuple(given.pop("tokenizer")), devices=tuple(given.pop("device")), **given
+        tokenizers=tuple(given.pop("tokenizer")),
+        devices=tuple(given.pop("device")),
+        image_hosts=tuple(given.pop("image_host")),
+        **given,
     )
 
 

@@ -6,8 +6,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterator
-from collections.abc import Sequence as ReadOnly
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 import grpc
@@ -17,10 +15,19 @@ from gateway.answer import CallPiece, Text
 from gateway.facts import SamplingDefaults, TokenizerFacts
 from gateway.output_formats import WireVocabulary
 from gateway.peer import CONNECT_TIMEOUT_S, Outbox, cancel_and_wait, stay_connected
-from gateway.request import ChatPrompt, IdsPrompt, Message, Prompt, Role, ToolChoice, ToolMode
+from gateway.request import (
+    ChatPrompt,
+    Encoded,
+    IdsPrompt,
+    Message,
+    PlacedImage,
+    Prompt,
+    Role,
+    ToolChoice,
+    ToolMode,
+)
 from gateway.sequence import Piece
 from tpuserve import errors
-from tpuserve.output_format import OutputFormat
 from tpuserve.rpc.options import channel_options
 from tpuserve.rpc.output_format import from_wire as output_format_from_wire
 from tpuserve.rpc.status import from_rpc_error
@@ -41,17 +48,6 @@ _ROLES: Final = {
     Role.ASSISTANT: chat_pb2.ROLE_ASSISTANT,
     Role.TOOL: chat_pb2.ROLE_TOOL,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """tokens: the bytes of each id, when wanted. output_format: what the conversation itself
-    demands of the answer, such as a call of a chosen tool.
-    """
-
-    ids: tuple[int, ...]
-    tokens: ReadOnly[bytes] = ()
-    output_format: OutputFormat | None = None
 
 
 class TokenizerListener(Protocol):
@@ -104,10 +100,15 @@ class TokenizerClient:
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error, "tokenizer") from error
         demanded = reply.output_format if reply.HasField("output_format") else None
+        images = prompt.images if isinstance(prompt, ChatPrompt) else []
         return Encoded(
             tuple(reply.ids),
-            list(reply.tokens),
+            tuple(reply.tokens),
             None if demanded is None else output_format_from_wire(demanded),
+            tuple(
+                PlacedImage(data, placed.position)
+                for data, placed in zip(images, reply.images, strict=True)
+            ),
         )
 
     async def vocabulary(self) -> WireVocabulary:
@@ -276,6 +277,7 @@ def _facts(info: tokenizer_pb2.TokenizerInfo) -> TokenizerFacts:
         vocab_size=info.vocab_size,
         eos_ids=tuple(info.eos_ids),
         has_chat_template=info.has_chat_template,
+        takes_images=info.takes_images,
         defaults=SamplingDefaults(
             do_sample=said.do_sample if said.HasField("do_sample") else None,
             temperature=said.temperature if said.HasField("temperature") else None,
@@ -319,7 +321,12 @@ def _tool_choice(choice: ToolChoice) -> chat_pb2.ToolChoice | None:
 def _message(message: Message) -> chat_pb2.Message:
     return chat_pb2.Message(
         role=_ROLES[message.role],
-        content=[chat_pb2.ContentPart(text=text) for text in message.texts],
+        content=[
+            chat_pb2.ContentPart(text=part)
+            if isinstance(part, str)
+            else chat_pb2.ContentPart(image=part)
+            for part in message.parts
+        ],
         tool_calls=[
             chat_pb2.ToolCall(id=call.id, name=call.name, arguments_json=call.arguments_json)
             for call in message.tool_calls

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from tokenizer_svc.conversation import Conversation, Picture
 from tpuserve.errors import FeatureMissing, InvalidArgument
-from tpuserve.images.reading import MAX_IMAGES_BYTES, ImageError, read_image
+from tpuserve.images.limits import MAX_IMAGES_BYTES
+from tpuserve.images.reading import ImageError, read_image
 from tpuserve.images.rules import ImageRules
 from tpuserve.images.tiling import tiling
 

@@ -35,7 +35,7 @@ from gateway.request import (
     ToolMode,
     Usage,
 )
-from tpuserve.errors import FeatureMissing, InvalidArgument
+from tpuserve.errors import InvalidArgument
 from tpuserve.rpc.output_format import from_wire as output_format_from_wire
 from tpuserve.v1 import chat_pb2, generation_pb2
 
@@ -202,15 +202,12 @@ def _message(message: chat_pb2.Message, where: str) -> Message:
             "or TOOL (4)",
             field=f"{where}.role",
         )
-    texts = []
-    for part in message.content:
-        kind = part.WhichOneof("part")
-        if kind == "image":
-            raise FeatureMissing(f"{where} has an image and the model takes text only")
-        texts.append(part.text)
+    parts = tuple(
+        part.image if part.WhichOneof("part") == "image" else part.text for part in message.content
+    )
     return Message(
         role,
-        tuple(texts),
+        parts,
         tuple(ToolCall(c.id, c.name, c.arguments_json) for c in message.tool_calls),
         message.tool_call_id if message.HasField("tool_call_id") else None,
         message.name if message.HasField("name") else None,

@@ -138,5 +138,6 @@ def _model(model: Model) -> generation_pb2.Model:
         reply.context_length = facts.context_length
         reply.max_prompt_length = facts.max_prompt_length
         reply.vocab_size = facts.vocab_size
+        reply.max_images = facts.max_images
         reply.features.extend(sorted(facts.features))
     return reply

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
 import msgspec
@@ -16,6 +16,7 @@ from gateway.collect import collect
 from gateway.device_session import DeviceSession
 from gateway.http_front import body, convert, replies
 from gateway.http_front.errors import as_typed, error_reply
+from gateway.http_front.images import ImageFetcher
 from gateway.http_front.openai_types import (
     ChatBody,
     CompletionBody,
@@ -38,7 +39,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class HttpFront:
-    """`readiness` answers /ready; `registry` is what /metrics shows."""
+    """`readiness` answers /ready; `registry` is what /metrics shows; images are fetched from
+    `image_hosts` and from nowhere else."""
 
     def __init__(
         self,
@@ -48,12 +50,14 @@ class HttpFront:
         devices: list[DeviceSession],
         registry: CollectorRegistry,
         max_body_bytes: int,
+        image_hosts: Iterable[str],
     ) -> None:
         self._service = service
         self._readiness = readiness
         self._devices = devices
         self._registry = registry
         self._max_body_bytes = max_body_bytes
+        self._images = ImageFetcher(image_hosts)
         app = web.Application(client_max_size=max_body_bytes, middlewares=[self._errors])
         app.add_routes(
             [
@@ -110,7 +114,8 @@ class HttpFront:
     async def _chat(self, http: web.Request) -> web.StreamResponse:
         try:
             said = await self._read(http, ChatBody)
-            request = convert.chat(said, deadline_s=body.deadline_s(http))
+            fetched = await self._images.inline(said.messages)
+            request = convert.chat(said, deadline_s=body.deadline_s(http), fetched=fetched)
         except TpuserveError as error:
             self._service.count_refusal(error)
             raise
@@ -187,7 +192,7 @@ class HttpFront:
         said = await self._read(http, TokenizeBody)
         ids, tokens, context_length = await self._service.tokenize(
             said.model,
-            convert.tokenize(said),
+            convert.tokenize(said, fetched=await self._images.inline(said.messages or [])),
             deadline_s=body.deadline_s(http),
             want_tokens=bool(said.return_token_strs),
         )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
 
 from gateway.http_front.formats import output_format
+from gateway.http_front.images import IMAGE_PARTS, from_data_url, image_url
 from gateway.http_front.openai_types import (
     ChatBody,
     ChatMessageBody,
@@ -48,7 +50,9 @@ _ROLES: Final = {
 }
 
 
-def chat(body: ChatBody, *, deadline_s: float | None) -> GenerationRequest:
+def chat(
+    body: ChatBody, *, deadline_s: float | None, fetched: Mapping[str, bytes]
+) -> GenerationRequest:
     _refuse_chat_features(body)
     if body.top_logprobs is not None and not body.logprobs:
         raise InvalidArgument("top_logprobs needs logprobs: true", field="top_logprobs")
@@ -63,7 +67,7 @@ def chat(body: ChatBody, *, deadline_s: float | None) -> GenerationRequest:
             field="max_tokens",
         )
     prompt = ChatPrompt(
-        messages(body.messages),
+        messages(body.messages, fetched),
         _tools(body.tools),
         tool_choice=_tool_choice(body),
         thinking=_thinking(body.chat_template_kwargs),
@@ -115,13 +119,15 @@ def legacy(body: LegacyBody, *, deadline_s: float | None) -> GenerationRequest:
     )
 
 
-def tokenize(body: TokenizeBody) -> Prompt:
+def tokenize(body: TokenizeBody, *, fetched: Mapping[str, bytes]) -> Prompt:
     if (body.prompt is None) == (body.messages is None):
         raise InvalidArgument("give either prompt or messages", field="prompt")
     if body.messages is None:
         return TextPrompt(body.prompt or "", body.add_special_tokens is not False)
     return ChatPrompt(
-        messages(body.messages), _tools(body.tools), body.add_generation_prompt is not False
+        messages(body.messages, fetched),
+        _tools(body.tools),
+        body.add_generation_prompt is not False,
     )
 
 
@@ -144,8 +150,9 @@ def prompts(prompt: str | list[Any]) -> tuple[Prompt, ...]:
     return tuple(result)
 
 
-def messages(bodies: list[ChatMessageBody]) -> tuple[Message, ...]:
-    return tuple(_message(body, f"messages[{i}]") for i, body in enumerate(bodies))
+def messages(bodies: list[ChatMessageBody], fetched: Mapping[str, bytes]) -> tuple[Message, ...]:
+    """`fetched`: the images of addresses that are no data URLs."""
+    return tuple(_message(body, f"messages[{i}]", fetched) for i, body in enumerate(bodies))
 
 
 def _are_ids(items: list[Any]) -> bool:
@@ -217,7 +224,7 @@ def _logit_bias(said: dict[str, float]) -> dict[int, float]:
     return {int(key): bias for key, bias in said.items()}
 
 
-def _message(body: ChatMessageBody, where: str) -> Message:
+def _message(body: ChatMessageBody, where: str, fetched: Mapping[str, bytes]) -> Message:
     role = _ROLES.get(body.role)
     if role is None:
         raise InvalidArgument(
@@ -228,18 +235,28 @@ def _message(body: ChatMessageBody, where: str) -> Message:
         raise FeatureMissing(f"{where}.audio: the model takes text only")
     if body.function_call is not None:
         raise FeatureMissing(f"{where}.function_call is not supported; use tool_calls")
+    parts: tuple[str | bytes, ...]
     if isinstance(body.content, list):
-        texts = tuple(_text(p, f"{where}.content[{i}]") for i, p in enumerate(body.content))
+        parts = tuple(
+            _part(part, f"{where}.content[{i}]", fetched) for i, part in enumerate(body.content)
+        )
     else:
-        texts = () if body.content is None else (body.content,)
+        parts = () if body.content is None else (body.content,)
     return Message(
         role,
-        texts,
+        parts,
         tuple(ToolCall(c.id, c.function.name, c.function.arguments) for c in body.tool_calls or ()),
         body.tool_call_id,
         body.name,
         body.reasoning_content or "",
     )
+
+
+def _part(part: TextPart, where: str, fetched: Mapping[str, bytes]) -> str | bytes:
+    if part.type in IMAGE_PARTS:
+        url = image_url(part, where)
+        return fetched[url] if url in fetched else from_data_url(url, where)
+    return _text(part, where)
 
 
 def _text(part: TextPart, where: str) -> str:
@@ -249,8 +266,8 @@ def _text(part: TextPart, where: str) -> str:
         raise InvalidArgument(f"{where} has no text", field=where)
     if part.type == "refusal" and part.refusal is not None:
         return part.refusal
-    if part.type in ("image_url", "input_audio", "file"):
-        raise FeatureMissing(f"{where} is of type {part.type} and the model takes text only")
+    if part.type in ("input_audio", "file"):
+        raise FeatureMissing(f"{where} is of type {part.type}; texts and images are taken")
     raise InvalidArgument(f"{where}.type is {part.type!r}, not a known type", field=where)
 
 

@@ -15,6 +15,7 @@ class TextPart(msgspec.Struct, forbid_unknown_fields=True):
     type: str
     text: str | None = None
     image_url: Any = None
+    detail: Any = None
     input_audio: Any = None
     file: Any = None
     refusal: str | None = None

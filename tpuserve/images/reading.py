@@ -7,9 +7,7 @@ from typing import Final
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-MAX_IMAGE_BYTES: Final = 8 * 1024 * 1024
-MAX_IMAGES_BYTES: Final = 12 * 1024 * 1024
-MAX_PIXELS: Final = 40_000_000
+from tpuserve.images.limits import MAX_IMAGE_BYTES, MAX_PIXELS
 
 _FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF")
 # Conversions that have one meaning. The others (CMYK, 16 bit grey, Lab …) depend on profiles or
