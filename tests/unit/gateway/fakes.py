@@ -4,6 +4,7 @@ Token ids 0 to 255 are bytes and 256 ends an answer. A conversation is encoded a
 each message and a last `<assistant>`. The device answers with its prompt in upper case, then the
 seed in decimal when it samples (temperature above 0), then 256. A prompt that starts with "long"
 is answered with the digits 0 to 9 over and over until max_tokens; "bytes" with € cut into steps.
+With an output format the end is told with the token before 256.
 """
 
 from __future__ import annotations
@@ -117,6 +118,9 @@ class FakeTokenizer(Peer, tokenizer_pb2_grpc.TokenizerServicer):
         self.info.defaults.do_sample = False
         self.commands: list[tokenizer_pb2.DetokenizeCommand] = []
         self.encodes = 0
+        # What every conversation demands of its answer.
+        self.demanded: output_pb2.OutputFormat | None = None
+        self.vocabularies_asked = 0
         self.open_requests = 0
 
     def register(self, server: Server) -> None:
@@ -141,7 +145,7 @@ class FakeTokenizer(Peer, tokenizer_pb2_grpc.TokenizerServicer):
             text += "<assistant>"
         ids = list(text.encode())
         tokens = [bytes([i]) for i in ids] if request.want_tokens else []
-        return tokenizer_pb2.EncodeReply(ids=ids, tokens=tokens)
+        return tokenizer_pb2.EncodeReply(ids=ids, tokens=tokens, output_format=self.demanded)
 
     async def Decode(
         self, request: tokenizer_pb2.DecodeRequest, context: Context
@@ -153,6 +157,7 @@ class FakeTokenizer(Peer, tokenizer_pb2_grpc.TokenizerServicer):
         self, request: tokenizer_pb2.GetVocabularyRequest, context: Context
     ) -> tokenizer_pb2.GetVocabularyReply:
         """Each byte and the end; the sum is for the test to compare."""
+        self.vocabularies_asked += 1
         vocabulary = output_pb2.Vocabulary(
             sha256="cd" * 32,
             token_bytes=bytes(range(256)) + b"<end>",
@@ -419,7 +424,8 @@ class FakeDevice(Peer, device_pb2_grpc.DeviceServicer):
                     for n in range(submit.logprobs)
                 ],
             )
-        if token_id in submit.stop_ids:
+        whole = submit.HasField("output_format") and request.ids[request.at] == EOS
+        if token_id in submit.stop_ids or whole:
             emission.finish = generation_pb2.FINISH_REASON_STOP
         elif request.at == submit.max_tokens:
             emission.finish = generation_pb2.FINISH_REASON_LENGTH
