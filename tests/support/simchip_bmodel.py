@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import itertools
+import json
 import struct
 import sys
 from collections.abc import Iterator, Sequence
@@ -127,20 +128,39 @@ def model_shape(table: dict[str, Any]) -> Shape:
 
 def bmodel_bytes(shape: Shape) -> bytes:
     """A whole file. Its description holds no weights."""
-    description = build(_root(list(_nets(shape))))
+    return bmodel_parts(shape, 1)[0]
+
+
+def bmodel_parts(shape: Shape, chips: int) -> list[bytes]:
+    """A file for each chip of a group: a run of layers each, as equal as can be."""
+    parts: list[list[Net]] = [[] for _ in range(chips)]
+    for net in _nets(shape):
+        number = net.name.rpartition("_")[2]
+        edge = shape.layers - 1 if net.name.endswith("head") else 0
+        layer = int(number) if number.isdigit() else edge
+        parts[layer * chips // shape.layers].append(net)
+    return [_file(nets) for nets in parts]
+
+
+def _file(nets: Sequence[Net]) -> bytes:
+    description = build(_root(nets))
     return struct.pack("<4I48x", 0xFF55AAEE, 64, len(description), 0) + description
 
 
-def write_model_dir(profile: Path, target: Path, config: Path) -> Path:
+def write_model_dir(profile: Path, target: Path, config: Path, *, chips: int = 1) -> Path:
     """`target` becomes a model directory; `config` is where its tokenizer files are."""
     table = tomllib.loads(profile.read_text(encoding="utf-8"))["model"]
-    data = bmodel_bytes(model_shape(table))
+    parts = bmodel_parts(model_shape(table), chips)
     target.mkdir(parents=True, exist_ok=True)
-    (target / "simchip.bmodel").write_bytes(data)
+    names = [f"simchip.chip{chip}.bmodel" for chip in range(chips)]
+    for name, data in zip(names, parts, strict=True):
+        (target / name).write_bytes(data)
+    hashes = [hashlib.sha256(data).hexdigest() for data in parts]
+    # A list of JSON strings is also one of TOML.
     (target / "tpuserve.toml").write_text(
-        f'[model]\nname = "{profile.stem}"\nbmodel = "simchip.bmodel"\n'
-        f'config = "{config.resolve()}"\nslots = {table.get("slots", 1)}\n'
-        f'sha256 = "{hashlib.sha256(data).hexdigest()}"\n',
+        f'[model]\nname = "{profile.stem}"\nbmodel = {json.dumps(names)}\n'
+        f'config = "{config.resolve()}"\nslots = {chips * table.get("slots", 1)}\n'
+        f"sha256 = {json.dumps(hashes)}\n",
         encoding="utf-8",
     )
     return target

@@ -24,7 +24,7 @@ MODELS = sorted(
     [
         ROOT / "models/demo/demo_f16.bmodel",
         # Nets for shared prefixes are not simulated.
-        *ROOT.glob("tests/fixtures/models/[!ps]*/*.bmodel"),
+        *ROOT.glob("tests/fixtures/models/[!cps]*/*.bmodel"),
         *ROOT.glob("tests/fixtures/models/static/*.bmodel"),
     ]
 )
