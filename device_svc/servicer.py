@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
 
 import grpc
@@ -179,13 +178,14 @@ class DeviceServicer(device_pb2_grpc.DeviceServicer):
         if output_format is None:
             serving.sessions.submit(session, submit.request_id, request)
             return
-        match = functools.partial(
-            serving.formats.matcher,
-            output_format,
-            stop_ids=request.stop_ids,
-            resume_ids=request.resume_ids,
-        )
-        serving.sessions.submit_when_matched(session, submit.request_id, request, match)
+
+        async def prepare(request: Request) -> Request:
+            matcher = await serving.formats.matcher(
+                output_format, stop_ids=request.stop_ids, resume_ids=request.resume_ids
+            )
+            return replace(request, matcher=matcher)
+
+        serving.sessions.submit_when_prepared(session, submit.request_id, request, prepare)
 
 
 async def _abort_when_broken(sessions: Sessions, session: SessionState, context: Context) -> None:

@@ -13,7 +13,7 @@ import itertools
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from device_svc.engine_thread import Cancel, Message
@@ -26,7 +26,6 @@ from device_svc.request import (
     Report,
     Request,
 )
-from device_svc.token_masks import Matcher
 from tpuserve.errors import Overloaded, TpuserveError
 
 _log = logging.getLogger(__name__)
@@ -137,7 +136,7 @@ class Sessions:
         self._max_unread_events = max_unread_events
         self._sessions: set[SessionState] = set()
         self._live: dict[int, tuple[SessionState, str]] = {}
-        # Of those that live, whose matchers are being made.
+        # Of those that live, which are not ready for the engine thread yet.
         self._preparing: dict[int, asyncio.Task[None]] = {}
         self._keys = itertools.count(1)
         self._running = 0
@@ -185,16 +184,16 @@ class Sessions:
         self._enter(session, request_id, request.key)
         self._send(request)
 
-    def submit_when_matched(
+    def submit_when_prepared(
         self,
         session: SessionState,
         request_id: str,
         request: Request,
-        match: Callable[[], Awaitable[Matcher]],
+        prepare: Callable[[Request], Awaitable[Request]],
     ) -> None:
-        """The same, but it is handed over once its matcher is made, which may raise Refused."""
+        """The same, but what `prepare` makes of it is handed over. `prepare` may raise Refused."""
         self._enter(session, request_id, request.key)
-        self._preparing[request.key] = asyncio.create_task(self._match(request, match))
+        self._preparing[request.key] = asyncio.create_task(self._prepare(request, prepare))
 
     def cancel(self, session: SessionState, request_id: str) -> None:
         """The end comes as an emission; unknown ids are ignored, since ends and cancels race."""
@@ -258,20 +257,22 @@ class Sessions:
         if session.submits_ended and not session.keys:
             session.end()
 
-    async def _match(self, request: Request, match: Callable[[], Awaitable[Matcher]]) -> None:
+    async def _prepare(
+        self, request: Request, prepare: Callable[[Request], Awaitable[Request]]
+    ) -> None:
         _, request_id = self._live[request.key]
         try:
-            matched = replace(request, matcher=await match())
+            prepared = await prepare(request)
         except Exception as error:
-            reason, detail = RejectReason.INVALID, "output_format could not be compiled"
+            reason, detail = RejectReason.INVALID, "the request could not be prepared"
             if isinstance(error, Refused):
                 reason, detail = error.reason, error.detail
             else:
-                _log.exception("compiling failed", extra={"request_id": request_id})
+                _log.exception("preparing failed", extra={"request_id": request_id})
             self._end_early(request.key, RejectedEvent(request_id, reason, detail))
             return
         del self._preparing[request.key]
-        self._send(matched)
+        self._send(prepared)
 
     def _cancel(self, key: int) -> None:
         task = self._preparing.get(key)

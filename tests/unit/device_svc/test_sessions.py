@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from unittest.mock import Mock
 
 import numpy as np
@@ -178,8 +179,8 @@ class Compiling:
     def __init__(self) -> None:
         self.made: asyncio.Future[Matcher] = asyncio.get_running_loop().create_future()
 
-    async def match(self) -> Matcher:
-        return await self.made
+    async def prepare(self, request: Request) -> Request:
+        return replace(request, matcher=await self.made)
 
 
 def submit_formatted(desk: Desk, session: SessionState, request_id: str) -> tuple[int, Compiling]:
@@ -187,7 +188,7 @@ def submit_formatted(desk: Desk, session: SessionState, request_id: str) -> tupl
     prompt = np.array([1], dtype=np.int32)
     compiling = Compiling()
     request = Request(key, prompt, FakeSampler(Sampling(), 10), 5)
-    desk.sessions.submit_when_matched(session, request_id, request, compiling.match)
+    desk.sessions.submit_when_prepared(session, request_id, request, compiling.prepare)
     return key, compiling
 
 
@@ -220,7 +221,7 @@ async def test_a_request_is_handed_over_once_its_matcher_is_made() -> None:
     ("error", "said"),
     [
         (Refused(RejectReason.INVALID, "no such type"), "no such type"),
-        (RuntimeError("secret"), "output_format could not be compiled"),
+        (RuntimeError("secret"), "the request could not be prepared"),
     ],
 )
 async def test_a_format_that_cannot_be_compiled_rejects_the_request(
