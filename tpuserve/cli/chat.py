@@ -11,15 +11,25 @@ from typing import Final
 
 from tpuserve import errors
 from tpuserve.cli import answering, connection, tools_file
+from tpuserve.cli.errors import CommandError
 from tpuserve.client import Client, Message, Options, ToolCall
 
 _FORGET: Final = frozenset({"clear", "new"})
 _LEAVE: Final = frozenset({"exit", "quit", "q"})
+_SHOW: Final = "image "
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     connection.add_arguments(parser)
     parser.add_argument("--system", metavar="TEXT", help="system message")
+    parser.add_argument(
+        "--image",
+        metavar="FILE",
+        type=Path,
+        action="append",
+        default=[],
+        help="an image that the first question is about; may be repeated",
+    )
     parser.add_argument(
         "--tools",
         metavar="FILE",
@@ -43,21 +53,35 @@ def run(args: argparse.Namespace) -> int:
         tools=() if args.tools is None else tools_file.read(args.tools),
         thinking=args.thinking,
     )
+    images = tuple(_read(path) for path in args.image)
     with connection.connect(args.address) as client:
-        print("clear: forget the conversation · exit: leave · Ctrl-C: stop an answer")
+        print(
+            "clear: forget the conversation · image FILE: show one with the next question · "
+            "exit: leave · Ctrl-C: stop an answer"
+        )
         opening = () if args.system is None else (Message("system", args.system),)
-        _Conversation(client, options, opening).run()
+        _Conversation(client, options, opening, images).run()
     return 0
 
 
 class _Conversation:
-    """What was said; a question whose answer fails or is stopped is not part of it."""
+    """What was said; a question whose answer fails or is stopped is not part of it.
 
-    def __init__(self, client: Client, options: Options, opening: tuple[Message, ...]) -> None:
+    `images` go with the next question.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        options: Options,
+        opening: tuple[Message, ...],
+        images: tuple[bytes, ...],
+    ) -> None:
         self._client = client
         self._options = options
         self._opening = opening
         self._messages = opening
+        self._images = images
 
     def run(self) -> None:
         while (line := _ask()) is not None:
@@ -65,11 +89,22 @@ class _Conversation:
                 return
             if line in _FORGET:
                 self._messages = self._opening
+                self._images = ()
                 print("(new conversation)")
+            elif line.startswith(_SHOW):
+                self._show(Path(line.removeprefix(_SHOW).strip()))
             elif line:
-                messages: tuple[Message, ...] | None = (*self._messages, Message("user", line))
+                question = Message("user", line, images=self._images)
+                self._images = ()
+                messages: tuple[Message, ...] | None = (*self._messages, question)
                 while messages is not None:
                     messages = self._answer(messages)
+
+    def _show(self, path: Path) -> None:
+        try:
+            self._images = (*self._images, _read(path))
+        except CommandError as error:
+            print(f"({error})", file=sys.stderr, flush=True)
 
     def _answer(self, messages: tuple[Message, ...]) -> tuple[Message, ...] | None:
         """Ask; the messages to go on with when the answer called functions."""
@@ -93,6 +128,13 @@ class _Conversation:
             return None
         results = _results(answer.tool_calls)
         return None if results is None else (*messages, said, *results)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CommandError(f"{path}: {error.strerror}") from error
 
 
 def _results(calls: tuple[ToolCall, ...]) -> tuple[Message, ...] | None:

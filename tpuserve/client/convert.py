@@ -124,10 +124,12 @@ def message(item: types.Message) -> chat_pb2.Message:
         raise errors.InvalidArgument(
             f"role is {item.role!r}, must be one of {', '.join(_ROLES)}", field="messages"
         )
-    empty = not item.text and bool(item.tool_calls)
+    parts = [chat_pb2.ContentPart(image=image) for image in item.images]
+    if item.text or not (item.tool_calls or item.images):
+        parts.append(chat_pb2.ContentPart(text=item.text))
     return chat_pb2.Message(
         role=role,
-        content=[] if empty else [chat_pb2.ContentPart(text=item.text)],
+        content=parts,
         tool_calls=[
             chat_pb2.ToolCall(id=call.id, name=call.name, arguments_json=call.arguments_json)
             for call in item.tool_calls

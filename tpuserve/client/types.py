@@ -26,7 +26,7 @@ class Message:
     """One turn of a conversation.
 
     An assistant may have made calls, and thought before them; a tool answers the call whose id it
-    names.
+    names. `images` (PNG, JPEG, WebP or GIF files' contents) stand before the text.
     """
 
     role: Role
@@ -34,6 +34,7 @@ class Message:
     tool_calls: Sequence[ToolCall] = ()
     tool_call_id: str | None = None
     reasoning: str = ""
+    images: Sequence[bytes] = ()
 
 
 @dataclass(frozen=True, slots=True)
