@@ -8,7 +8,7 @@ PACKAGES := tpuserve tokenizer_svc device_svc gateway compiler bench tests model
 NATIVE := build/native
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-python test-native test-wheel lint format check bench asan lock demo-model clean
+.PHONY: help install demo test test-python test-native test-wheel lint format check bench asan lock demo-model models-check clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -82,6 +82,9 @@ bench: install emulator ## Measure and print the report
 
 demo-model: install ## Rebuild the demo model's bmodels from its weights
 	$(BIN)/python -m models.demo.build
+
+models-check: install emulator ## Build every model family small, serve it and compare it; MODELS="qwen3 llama3" narrows
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m models.check $(MODELS)
 
 lock: $(STAMP)-venv ## Resolve the requirements again
 	$(BIN)/python -m pip install --quiet uv

@@ -18,7 +18,7 @@ _SERVING_FILES = (
     "generation_config.json",
     "tokenizer.json",
     "tokenizer.model",
-    "qwen.tiktoken",
+    "*.tiktoken",
     "tokenizer_config.json",
     "vocab.json",
     "merges.txt",
@@ -99,4 +99,5 @@ class Checkpoint:
 
     def serving_files(self) -> list[Path]:
         """The files that serving needs beside the bmodel."""
-        return [self.path / name for name in _SERVING_FILES if (self.path / name).is_file()]
+        found = (path for name in _SERVING_FILES for path in sorted(self.path.glob(name)))
+        return [path for path in found if path.is_file()]

@@ -1,5 +1,6 @@
 """What a user is told at the end of a compilation, good or bad."""
 
+from fnmatch import fnmatch
 from pathlib import Path
 
 from compiler.model_directory import EMBEDDING_NAME, Layout
@@ -7,7 +8,7 @@ from tpuserve import model_dir
 
 LOG_NAME = "compile.log"
 # One of them is what the tokenizer service reads.
-_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "qwen.tiktoken", "vocab.json")
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "*.tiktoken", "vocab.json")
 
 
 def written(directory: Path, layout: Layout) -> str:
@@ -19,7 +20,7 @@ def written(directory: Path, layout: Layout) -> str:
             lines.append(f"  {name:30} {(directory / name).stat().st_size / 1e6:,.2f} MB")
     names = sorted(path.name for path in loaded.config.iterdir())
     lines.append(f"  {layout.shared_config or 'config'}/: {', '.join(names)}")
-    if not set(names) & set(_TOKENIZERS):
+    if not any(fnmatch(name, pattern) for name in names for pattern in _TOKENIZERS):
         lines.append(f"note: the checkpoint has no tokenizer; put its files into {loaded.config}")
     return "\n".join([*lines, f"serve it: tpuserve up --model {directory}"])
 

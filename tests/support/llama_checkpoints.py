@@ -20,10 +20,10 @@ from tests.support.tiny_checkpoints import (
 _KV_HEADS = 2
 
 
-def qwen2(vocab: int = VOCAB) -> TinyCheckpoint:
+def qwen2(*, vocab: int = VOCAB, limit: int = LIMIT) -> TinyCheckpoint:
     """As Qwen2.5-7B: biases on q, k and v, grouped heads, a head of its own."""
     config = {
-        **_common(vocab),
+        **_common(vocab, limit),
         "architectures": ["Qwen2ForCausalLM"],
         "model_type": "qwen2",
         "max_window_layers": LAYERS,
@@ -35,10 +35,10 @@ def qwen2(vocab: int = VOCAB) -> TinyCheckpoint:
     return _checkpoint(config, bias=True)
 
 
-def qwen3(vocab: int = VOCAB) -> TinyCheckpoint:
+def qwen3(*, vocab: int = VOCAB, limit: int = LIMIT) -> TinyCheckpoint:
     """As Qwen3-4B: normed heads wider together than the states, no biases, tied embeddings."""
     config = {
-        **_common(vocab),
+        **_common(vocab, limit),
         "architectures": ["Qwen3ForCausalLM"],
         "attention_bias": False,
         "head_dim": 2 * HEAD_DIM,
@@ -53,13 +53,13 @@ def qwen3(vocab: int = VOCAB) -> TinyCheckpoint:
     return _checkpoint(config, head_norms=True)
 
 
-def llama3(vocab: int = VOCAB) -> TinyCheckpoint:
+def llama3(*, vocab: int = VOCAB, limit: int = LIMIT) -> TinyCheckpoint:
     """As Llama-3.2-1B: stretched rotary frequencies and tied embeddings.
 
     The old context is small, so that all three ranges of frequencies are met within LIMIT tokens.
     """
     config = {
-        **_common(vocab),
+        **_common(vocab, limit),
         "architectures": ["LlamaForCausalLM"],
         "attention_bias": False,
         "head_dim": HEAD_DIM,
@@ -79,14 +79,14 @@ def llama3(vocab: int = VOCAB) -> TinyCheckpoint:
     return _checkpoint(config)
 
 
-def _common(vocab: int) -> dict[str, Any]:
+def _common(vocab: int, limit: int) -> dict[str, Any]:
     return {
         "attention_dropout": 0.0,
         "hidden_act": "silu",
         "hidden_size": HIDDEN,
         "initializer_range": 0.02,
         "intermediate_size": INNER,
-        "max_position_embeddings": LIMIT,
+        "max_position_embeddings": limit,
         "num_attention_heads": HEADS,
         "num_hidden_layers": LAYERS,
         "num_key_value_heads": _KV_HEADS,

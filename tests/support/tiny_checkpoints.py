@@ -35,7 +35,7 @@ class TinyCheckpoint:
         return directory
 
 
-def qwen1() -> TinyCheckpoint:
+def qwen1(*, vocab: int = VOCAB, limit: int = LIMIT) -> TinyCheckpoint:
     config = {
         "architectures": ["QWenLMHeadModel"],
         "attn_dropout_prob": 0.0,
@@ -48,7 +48,7 @@ def qwen1() -> TinyCheckpoint:
         "intermediate_size": 2 * INNER,
         "kv_channels": HEAD_DIM,
         "layer_norm_epsilon": 1e-6,
-        "max_position_embeddings": 4 * LIMIT,
+        "max_position_embeddings": 4 * limit,
         "model_type": "qwen",
         "no_bias": True,
         "num_attention_heads": HEADS,
@@ -57,19 +57,19 @@ def qwen1() -> TinyCheckpoint:
         "rotary_emb_base": 10000,
         "rotary_pct": 1.0,
         "scale_attn_weights": True,
-        "seq_length": LIMIT,
+        "seq_length": limit,
         "tie_word_embeddings": False,
         "tokenizer_class": "QWenTokenizer",
         "use_cache": True,
         "use_dynamic_ntk": True,
         "use_flash_attn": "auto",
         "use_logn_attn": True,
-        "vocab_size": VOCAB,
+        "vocab_size": vocab,
     }
     shapes: dict[str, tuple[int, ...]] = {
-        "transformer.wte.weight": (VOCAB, HIDDEN),
+        "transformer.wte.weight": (vocab, HIDDEN),
         "transformer.ln_f.weight": (HIDDEN,),
-        "lm_head.weight": (VOCAB, HIDDEN),
+        "lm_head.weight": (vocab, HIDDEN),
     }
     for layer in range(LAYERS):
         prefix = f"transformer.h.{layer}."
@@ -86,7 +86,9 @@ def qwen1() -> TinyCheckpoint:
     return TinyCheckpoint(config, draw(shapes))
 
 
-def chatglm3(rope_ratio: float | None = None) -> TinyCheckpoint:
+def chatglm3(
+    rope_ratio: float | None = None, *, vocab: int = VOCAB, limit: int = LIMIT
+) -> TinyCheckpoint:
     """Two groups of keys and values; the published 6B model has no `rope_ratio`, its 32k one 50."""
     groups = 2
     config = {
@@ -110,10 +112,10 @@ def chatglm3(rope_ratio: float | None = None) -> TinyCheckpoint:
         "num_attention_heads": HEADS,
         "num_layers": LAYERS,
         "original_rope": True,
-        "padded_vocab_size": VOCAB,
+        "padded_vocab_size": vocab,
         "post_layer_norm": True,
         "rmsnorm": True,
-        "seq_length": LIMIT,
+        "seq_length": limit,
         "use_cache": True,
         "torch_dtype": "float16",
         "tie_word_embeddings": False,
@@ -123,9 +125,9 @@ def chatglm3(rope_ratio: float | None = None) -> TinyCheckpoint:
     }
     encoder = "transformer.encoder."
     shapes: dict[str, tuple[int, ...]] = {
-        "transformer.embedding.word_embeddings.weight": (VOCAB, HIDDEN),
+        "transformer.embedding.word_embeddings.weight": (vocab, HIDDEN),
         encoder + "final_layernorm.weight": (HIDDEN,),
-        "transformer.output_layer.weight": (VOCAB, HIDDEN),
+        "transformer.output_layer.weight": (vocab, HIDDEN),
         "transformer.rotary_pos_emb.inv_freq": (HEAD_DIM // 4,),
     }
     qkv = (HEADS + 2 * groups) * HEAD_DIM
@@ -143,7 +145,7 @@ def chatglm3(rope_ratio: float | None = None) -> TinyCheckpoint:
     return TinyCheckpoint(config, draw(shapes))
 
 
-def gpt_bigcode() -> TinyCheckpoint:
+def gpt_bigcode(*, vocab: int = VOCAB, limit: int = LIMIT) -> TinyCheckpoint:
     """`n_inner` is null, as where it is four times the width; the head is stored though tied."""
     config = {
         "activation_function": "gelu",
@@ -164,7 +166,7 @@ def gpt_bigcode() -> TinyCheckpoint:
         "n_head": HEADS,
         "n_inner": None,
         "n_layer": LAYERS,
-        "n_positions": LIMIT,
+        "n_positions": limit,
         "pad_key_length": True,
         "pre_allocate_kv_cache": False,
         "resid_pdrop": 0.1,
@@ -173,11 +175,11 @@ def gpt_bigcode() -> TinyCheckpoint:
         "torch_dtype": "float16",
         "use_cache": True,
         "validate_runner_input": True,
-        "vocab_size": VOCAB,
+        "vocab_size": vocab,
     }
     shapes: dict[str, tuple[int, ...]] = {
-        "transformer.wte.weight": (VOCAB, HIDDEN),
-        "transformer.wpe.weight": (LIMIT, HIDDEN),
+        "transformer.wte.weight": (vocab, HIDDEN),
+        "transformer.wpe.weight": (limit, HIDDEN),
         "transformer.ln_f.weight": (HIDDEN,),
         "transformer.ln_f.bias": (HIDDEN,),
     }

@@ -1,0 +1,15 @@
+"""What is checked: a module with `ROWS` for each family."""
+
+from __future__ import annotations
+
+from models.check.families import chatglm3, gpt_bigcode, llama3, qwen1, qwen2, qwen3
+from models.check.row import Row
+
+ROWS: tuple[Row, ...] = (
+    *gpt_bigcode.ROWS,
+    *qwen1.ROWS,
+    *chatglm3.ROWS,
+    *qwen2.ROWS,
+    *qwen3.ROWS,
+    *llama3.ROWS,
+)

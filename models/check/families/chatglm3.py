@@ -1,0 +1,19 @@
+"""ChatGLM3-6B, with the frequencies of its 32k version."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from models.check.language import LanguageFamily
+from models.check.tokenizers import Kind
+from tests.support import float_models, tiny_checkpoints
+
+ROWS = tuple(
+    LanguageFamily(
+        name="chatglm3",
+        checkpoint=partial(tiny_checkpoints.chatglm3, 50),
+        reference=float_models.chatglm3,
+        tokenizer=Kind("chatglm", "chatglm3-6b"),
+        tools=True,
+    ).rows()
+)
