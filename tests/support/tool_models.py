@@ -6,6 +6,7 @@ The templates are ours and short; they have the parts that the published ones ar
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Final
 
@@ -44,6 +45,7 @@ dictionary of argument name and its value}: {{ tool | tojson }}
 {%- if add_generation_prompt %}<|im_start|>assistant
 {% endif %}"""
 
+DEMO: Final = Path(__file__).resolve().parents[2] / "models" / "demo"
 FAMILIES: Final = ("qwen", "llama3", "chatglm3")
 
 
@@ -65,3 +67,10 @@ def call_text(family: str, name: str, arguments: dict[str, object]) -> str:
     key = "arguments" if family == "qwen" else "parameters"
     call = json.dumps({"name": name, key: arguments})
     return f"<tool_call>\n{call}\n</tool_call>" if family == "qwen" else call
+
+
+def make_demo(path: Path) -> None:
+    """A model directory: the demo model's bmodel and tokenizer, with the Qwen template."""
+    shutil.copytree(DEMO / "config", path / "config")
+    shutil.copy(DEMO / "demo_f16.bmodel", path)
+    (path / "config" / "chat_template.jinja").write_text(QWEN_TEMPLATE, encoding="utf-8")
