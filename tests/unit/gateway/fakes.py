@@ -121,6 +121,7 @@ class FakeTokenizer(Peer, tokenizer_pb2_grpc.TokenizerServicer):
         # What every conversation demands of its answer.
         self.demanded: output_pb2.OutputFormat | None = None
         self.vocabularies_asked = 0
+        self.chats: list[tokenizer_pb2.ChatInput] = []
         self.open_requests = 0
 
     def register(self, server: Server) -> None:
@@ -137,6 +138,7 @@ class FakeTokenizer(Peer, tokenizer_pb2_grpc.TokenizerServicer):
         self.encodes += 1
         text = request.text
         if request.HasField("chat"):
+            self.chats.append(request.chat)
             names = {v: k.removeprefix("ROLE_").lower() for k, v in chat_pb2.Role.items()}
             text = "".join(
                 f"<{names[m.role]}>" + "".join(part.text for part in m.content)

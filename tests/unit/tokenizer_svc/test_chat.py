@@ -10,8 +10,11 @@ from typing import Any
 import pytest
 import sentencepiece
 
+from tests.unit.tokenizer_svc.answer_texts import read
 from tests.unit.tokenizer_svc.tiny_tokenizers import make_byte_level, write_json
 from tokenizer_svc import config_files
+from tokenizer_svc.answers.formats import AnswerFormats, detect
+from tokenizer_svc.control import ControlTexts, Mask
 from tokenizer_svc.conversation import Conversation, Message, Tool, ToolCall
 from tokenizer_svc.loading import LoadedTokenizer, load
 from tokenizer_svc.template import ChatTemplate, find_sources
@@ -219,6 +222,28 @@ def test_chatglm3_writes_tools_and_calls(loaded: dict[str, LoadedTokenizer]) -> 
     )
 
 
+def test_thinking_is_a_switch_of_the_template() -> None:
+    source = "{% if enable_thinking is defined and not enable_thinking %}off{% else %}on{% endif %}"
+    chat = ChatTemplate({"default": source}, variables={}, max_characters=100)
+    for thinking, text in ((None, "on"), (True, "on"), (False, "off")):
+        assert chat.render([], tools=[], add_generation_prompt=True, thinking=thinking) == text
+    without = ChatTemplate({"default": "x"}, variables={}, max_characters=100)
+    with pytest.raises(FeatureMissing, match="no switch for thinking"):
+        without.render([], tools=[], add_generation_prompt=True, thinking=True)
+
+
+def test_an_assistants_reasoning_is_the_template_s_to_show(tmp_path: Path) -> None:
+    make_byte_level(tmp_path)
+    source = "{% for m in messages %}{{ m.reasoning_content or '-' }}|{{ m.content }};{% endfor %}"
+    write_json(tmp_path / "tokenizer_config.json", {"chat_template": source})
+    model = load(tmp_path, max_characters=10_000)
+    assert model.chat is not None
+    messages = (Message("assistant", "a", reasoning="<|im_end|>"), Message("user", "b"))
+    ids = model.chat.encode(Conversation(messages))
+    assert model.tokenizer.decode(ids, keep_special_tokens=True) == "<|im_end|>|a;-|b;"
+    assert not set(model.tokenizer.control_ids.values()) & set(ids)
+
+
 @pytest.mark.parametrize("real_config", ["chatglm3-6b"], indirect=True)
 def test_published_chatglm3(real_config: Path) -> None:
     model = load(real_config, max_characters=1000)
@@ -253,3 +278,54 @@ def test_published_templates_render(real_config: Path) -> None:
     assert text.endswith(
         ("<|im_start|>assistant\n", "<|start_header_id|>assistant<|end_header_id|>\n\n")
     )
+
+
+@pytest.mark.parametrize(
+    ("real_config", "answers", "call", "result"),
+    [
+        (
+            "qwen3",
+            AnswerFormats("qwen", "think"),
+            '<tool_call>\n{"name": "weather", "arguments": {"at": "Rome"}}\n</tool_call>',
+            "<tool_response>\n42 degrees\n</tool_response>",
+        ),
+        (
+            "llama3.2-11b-vision",
+            AnswerFormats("llama3", "none"),
+            '{"name": "weather", "parameters": {"at": "Rome"}}',
+            '<|start_header_id|>ipython<|end_header_id|>\n\n"42 degrees"',
+        ),
+    ],
+    indirect=["real_config"],
+)
+def test_published_templates_show_calls_as_the_readers_read_them(
+    real_config: Path, answers: AnswerFormats, call: str, result: str
+) -> None:
+    files = config_files.read(real_config)
+    sources = find_sources(files)
+    assert detect(sources.values()) == answers
+    chat = ChatTemplate(sources, variables=files.special, max_characters=10_000)
+    messages = (
+        Message("user", "go"),
+        Message("assistant", "", (ToolCall("c", "weather", {"at": "Rome"}),)),
+        Message("tool", "42 degrees", tool_call_id="c"),
+    )
+    mask = Mask(ControlTexts([]))
+    text = chat.render(
+        [message.for_template(mask) for message in messages],
+        tools=[WEATHER.for_template(mask)],
+        add_generation_prompt=True,
+    )
+    assert call in text
+    assert result in text
+    whole = read(call, tools=answers.tools, functions=["weather"])
+    assert whole.parsed == [("weather", {"at": "Rome"})]
+
+
+@pytest.mark.parametrize("real_config", ["qwen3"], indirect=True)
+def test_the_published_qwen3_template_has_the_switch(real_config: Path) -> None:
+    files = config_files.read(real_config)
+    chat = ChatTemplate(find_sources(files), variables=files.special, max_characters=10_000)
+    messages = [{"role": "user", "content": "hi"}]
+    text = chat.render(messages, tools=[], add_generation_prompt=True, thinking=False)
+    assert text.endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
