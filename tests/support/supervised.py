@@ -39,10 +39,13 @@ class Up:
         return found
 
     def child(self, module: str) -> psutil.Process:
-        for child in psutil.Process(self.process.pid).children():
-            if module in child.cmdline():
-                return child
+        for child in self.children(module):
+            return child
         raise AssertionError(f"no {module} in {self.log}")
+
+    def children(self, module: str) -> list[psutil.Process]:
+        children = psutil.Process(self.process.pid).children()
+        return [child for child in children if module in child.cmdline()]
 
 
 @contextlib.contextmanager
