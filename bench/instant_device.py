@@ -76,6 +76,7 @@ class InstantEngine:
         self.runtime_version = ""
         self.slots = slots
         self.decode_rows = slots
+        self.decode_variants = ()
         self.launches = 0
         self.busy_s: Sequence[float] = ()
         self.kv_row_bytes = 0

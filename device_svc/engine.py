@@ -89,6 +89,7 @@ class CoreEngine:
                 )
         except (_core.CoreError, encryption.EncryptionError) as error:
             raise EngineStartError(str(error)) from error
+        self._deterministic = deterministic
         self._shape = _shape_of(self._core.spec, vocab_size)
 
     @property
@@ -109,6 +110,12 @@ class CoreEngine:
         # One chip gains nothing from a second group in a step, and tokens would come later.
         groups = 1 if chips == 1 else min(self._core.groups, _GROUPS_PER_CHIP * chips)
         return self._core.spec.decode_rows * groups
+
+    @property
+    def decode_variants(self) -> tuple[tuple[int, int], ...]:
+        if self._deterministic or self._core.spec.decode_rows == 1:
+            return ()
+        return tuple(self._core.spec.decode_variants)
 
     @property
     def launches(self) -> int:

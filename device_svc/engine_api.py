@@ -181,6 +181,13 @@ class Engine(Protocol):
         """Sequences that one decode step takes in to keep all chips busy."""
 
     @property
+    def decode_variants(self) -> tuple[tuple[int, int], ...]:
+        """Rows and length of the decode launches of a batched bmodel; see `device_svc.layout`.
+
+        Empty where a launch does not depend on which slots are in use.
+        """
+
+    @property
     def launches(self) -> int:
         """Nets launched since the engine was opened."""
 

@@ -121,7 +121,13 @@ class EngineThread:
             engine.close()
 
     def _scheduler(self, engine: Engine, policy: Policy) -> Scheduler:
-        capacity = Capacity(engine.shape, engine.slots, engine.decode_rows, engine.kv_row_bytes)
+        capacity = Capacity(
+            engine.shape,
+            engine.slots,
+            engine.decode_rows,
+            engine.kv_row_bytes,
+            engine.decode_variants,
+        )
         return Scheduler(capacity, policy, pacer=self._pacer, clock=self._clock)
 
     def _serve(self, engine: Engine, scheduler: Scheduler) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from device_svc.engine_api import ModelShape
+from device_svc.layout import Warm, Worth
 
 Ids: TypeAlias = NDArray[np.int32]
 
@@ -103,6 +104,30 @@ class PrefixCache:
         key = self._contents[slot].key if rows else None
         self._contents[slot] = _Content(ids[:rows], rows, key, self._tick())
         return rows
+
+    def rows(self, slot: int) -> int:
+        return self._contents[slot].rows
+
+    def warm(self, free: Collection[int]) -> dict[int, Warm]:
+        """Of the free slots, those that hold something."""
+        pinned = self._pinned()
+        return {
+            slot: Warm(self._contents[slot].rows, Worth(slot in pinned, self._contents[slot].used))
+            for slot in free
+            if self._contents[slot].rows
+        }
+
+    def shift(self, source: int, target: int) -> None:
+        """The target holds what the source held, which is empty."""
+        self._contents[target] = self._contents[source]
+        self._contents[source] = _Content(np.empty(0, dtype=np.int32))
+
+    def trim(self, slot: int, rows: int) -> int:
+        """Give up what is behind `rows`; returns how many are left."""
+        content = self._contents[slot]
+        content.rows = self._reusable(min(rows, content.rows))
+        content.ids = content.ids[: content.rows]
+        return content.rows
 
     def _reusable(self, rows: int) -> int:
         if self._mode is PrefixMode.OFF:

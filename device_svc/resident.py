@@ -77,6 +77,11 @@ class Resident:
         self.seated_s = self.last_token_s = now_s
         self.waited_s = waited_s
 
+    def reseat(self, lease: Lease) -> None:
+        """Its rows are in another slot now."""
+        self.unseat()
+        self._lease = lease
+
     def unseat(self) -> None:
         """Give the slot back."""
         if self._lease is not None:

@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from device_svc.engine_api import ModelShape, SpoiledRow
+from device_svc.layout import DecodeVariant, Layout, Trim
 from device_svc.pacing import Pacer
 from device_svc.prefix_cache import PrefixCache, PrefixMode
 from device_svc.request import Accepted, Emission, Finish, Report, Request
@@ -52,12 +53,16 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """slots: residents. decode_rows: residents that one decode step serves; more take turns."""
+    """slots: residents. decode_rows: residents that one decode step serves; more take turns.
+    variants: of the decode nets of a batched bmodel, where the launch depends on which slots are in
+    use and how long they are; empty where it does not.
+    """
 
     shape: ModelShape
     slots: int
     decode_rows: int
     kv_row_bytes: int
+    variants: tuple[DecodeVariant, ...] = ()
 
 
 class Scheduler:
@@ -75,6 +80,9 @@ class Scheduler:
         self._kv_row_bytes = capacity.kv_row_bytes
         self._preempt_host_bytes = policy.preempt_host_bytes
         self._slots = SlotPool(capacity.slots)
+        self._variants = capacity.variants
+        # Whether slots were taken or given back since they were last put in order.
+        self._untidy = False
         self._cache = PrefixCache(capacity.slots, capacity.shape, policy.prefix)
         self._pacer = pacer
         self._clock = clock
@@ -131,6 +139,8 @@ class Scheduler:
             if self._prefilling:
                 return self._next_chunk()
         if self._decoding:
+            if self._untidy and self._variants:
+                self._tidy()
             turn = list(self._decoding.values())
             return DecodeStep(turn[: self._decode_rows])
         return None
@@ -174,6 +184,32 @@ class Scheduler:
         return report
 
     # Slots
+
+    def _tidy(self) -> None:
+        """Put who decodes into the lowest slots and long warm ones above."""
+        self._untidy = False
+        residents = {resident.slot: resident for resident in self._decoding.values()}
+        layout = Layout(
+            self._slots.count,
+            {slot: resident.length for slot, resident in residents.items()},
+            {resident.slot: resident.length for resident in self._prefilling.values()},
+            self._cache.warm(self._slots.free),
+        )
+        for change in layout.plan(self._variants):
+            if isinstance(change, Trim):
+                kept = self._cache.trim(change.slot, change.rows)
+                self._moves.append(Copy(change.slot, change.slot, kept))
+                continue
+            source, target = change.source, change.target
+            resident = residents.pop(source, None)
+            if resident is not None:
+                resident.reseat(self._slots.lease(target))
+                residents[target] = resident
+                rows = resident.length
+            else:
+                rows = self._cache.rows(source)
+            self._cache.shift(source, target)
+            self._moves += [Copy(source, target, rows), Copy(source, source, 0)]
 
     def _seat(self, now_s: float) -> None:
         """Give slots to those whose turn it is before the chunk that would be next."""
@@ -248,10 +284,12 @@ class Scheduler:
     def _sit(self, resident: Resident, slot: int, waiter: Waiter, now_s: float) -> None:
         resident.seat(self._slots.lease(slot), now_s=now_s, waited_s=now_s - waiter.since_s)
         resident.rank = waiter.rank(now_s)
+        self._untidy = True
 
     def _leave_slot(self, resident: Resident) -> None:
         """Rows that are worth it stay for others."""
         slot = resident.slot
+        self._untidy = True
         if resident.spoiled:
             self._cache.release(slot, resident.kv_ids()[:0], 0)
             self._moves.append(Wipe(slot))
@@ -287,6 +325,7 @@ class Scheduler:
         if step.last or isinstance(result, ValueError):
             key = resident.request.key
             self._decoding[key] = self._prefilling.pop(key)
+            self._untidy = True
             self._advance(resident, result, tokens=len(step.ids), now_s=now_s)
         else:
             self._grow(resident, len(step.ids))

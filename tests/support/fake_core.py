@@ -128,7 +128,8 @@ class FakeEngine:
     history: whether prefill may continue behind tokens. later_tokens: as a bmodel for shared
     prefixes, with a prefix of at most chunk_tokens and so many behind it. refuse_id: a token id
     that decode refuses, as a slot-specific error. spoil_id: a token id whose rows are NaN, as all
-    that follow them.
+    that follow them. decode_variants: rows and length, as of a batched bmodel; `variants_used` is
+    what the decode launches took.
     """
 
     def __init__(
@@ -136,6 +137,7 @@ class FakeEngine:
         *,
         slots: int = 4,
         decode_rows: int | None = None,
+        decode_variants: tuple[tuple[int, int], ...] = (),
         context_length: int = 512,
         chunk_tokens: int = 64,
         later_tokens: int = 0,
@@ -163,6 +165,8 @@ class FakeEngine:
         )
         self._kv = [FakeKv(context_length) for _ in range(slots)]
         self._decode_rows = decode_rows or slots
+        self._decode_variants = decode_variants
+        self.variants_used: list[tuple[int, int]] = []
         self._launch_s = launch_s
         self._fail_at = fail_at
         self._refuse_id = refuse_id
@@ -187,6 +191,10 @@ class FakeEngine:
     @property
     def decode_rows(self) -> int:
         return self._decode_rows
+
+    @property
+    def decode_variants(self) -> tuple[tuple[int, int], ...]:
+        return self._decode_variants
 
     @property
     def launches(self) -> int:
@@ -230,11 +238,21 @@ class FakeEngine:
                 raise ValueError(f"id {token} is refused")
             self._check_room(slot, self._kv[slot].length + 1)
         self._launch()
+        if self._decode_variants:
+            self.variants_used.append(self._smallest_variant(slots))
         for index, slot in enumerate(slots):
             kv = self._kv[slot]
             kv.write(ids[index : index + 1], kv.length, launch=-1)
             kv.spoilt |= self._spoil_id == ids[index]
         return self._rows(slots)
+
+    def _smallest_variant(self, slots: Sequence[int]) -> tuple[int, int]:
+        """As the engine chooses it: for all rows up to the last slot, whatever they hold."""
+        return next(
+            (rows, length)
+            for rows, length in sorted(self._decode_variants)
+            if rows > max(slots) and all(kv.length <= length for kv in self._kv[:rows])
+        )
 
     def sampler(self, sampling: Sampling, prompt_ids: NDArray[np.int32]) -> Sampler:
         return FakeSampler(sampling, self._shape.vocab_size)

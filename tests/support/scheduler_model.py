@@ -181,7 +181,14 @@ class SchedulerModel:
             chunk_tokens=self.setting.chunk or CONTEXT - 1,
             vocab_size=VOCAB,
             history=self.setting.chunk > 0,
+            decode_variants=_variants(slots) if 1 < slots == rows else (),
         )
+
+
+def _variants(slots: int) -> tuple[tuple[int, int], ...]:
+    """As of a batched bmodel: the scheduler moves rows so that small ones will do."""
+    ladder = {1, (slots + 1) // 2, slots}
+    return tuple((rows, length) for rows in ladder for length in (CONTEXT // 3, CONTEXT))
 
 
 def _drawn(driver: Driver, key: int) -> list[tuple[int, int]]:

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from device_svc.engine_api import Sampling
+from device_svc.engine_api import Engine, Sampling
 from device_svc.pacing import Pacer
 from device_svc.request import Accepted, Emission, Finish, Report, Request
 from device_svc.scheduler import Capacity, Policy, Scheduler
 from device_svc.steps import DecodeStep, PrefillStep, Step, run_moves, run_step
 from device_svc.token_masks import Matcher
-from tests.support.fake_core import FakeEngine
 
 
 class Driver:
@@ -20,7 +19,7 @@ class Driver:
 
     def __init__(
         self,
-        engine: FakeEngine,
+        engine: Engine,
         *,
         policy: Policy | None = None,
         itl_budget_s: float = 1.0,
@@ -30,7 +29,13 @@ class Driver:
         self.engine = engine
         self.now_s = 0.0
         self.scheduler = Scheduler(
-            Capacity(engine.shape, engine.slots, engine.decode_rows, engine.kv_row_bytes),
+            Capacity(
+                engine.shape,
+                engine.slots,
+                engine.decode_rows,
+                engine.kv_row_bytes,
+                engine.decode_variants,
+            ),
             policy or Policy(),
             pacer=Pacer(itl_budget_s),
             clock=lambda: self.now_s,

@@ -124,7 +124,7 @@ SIMCHIP_EXPORT bool bmrt_launch_tensor_ex(void* runtime, const char* name,
 }
 
 // "broken_rules", "launches", "open_handles", "runtimes", "used_bytes", "allocations",
-// "allocated_bytes", "foreign_kv_bytes"; the largest number for any other name.
+// "allocated_bytes", "kv_bytes", "foreign_kv_bytes"; the largest number for any other name.
 SIMCHIP_EXPORT std::uint64_t simchip_counter(const char* name) {
   World& world = World::get();
   const std::lock_guard<std::mutex> lock(world.mutex());

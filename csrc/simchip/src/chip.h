@@ -28,8 +28,9 @@ class Chip {
   explicit Chip(const Profile& profile);
 
   Memory memory;
-  bool faulty = false;        // status Fault: every call fails
-  bool nan_injected = false;  // by a fault: NaN in memory is no surprise from then on
+  bool faulty = false;         // status Fault: every call fails
+  std::uint64_t kv_bytes = 0;  // of K and V that launches have read
+  bool nan_injected = false;   // by a fault: NaN in memory is no surprise from then on
 
   // Counts a launch of the net; the fault that is planned for it, or null.
   const Fault* count_launch(const std::string& net);

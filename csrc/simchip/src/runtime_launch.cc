@@ -142,6 +142,7 @@ bool Runtime::launch(const std::string& name, const abi::Tensor* inputs, int inp
 void Runtime::finish(const LoadedNet& net, const VariantDescription& variant, Launch& launch,
                      const Fault* fault) {
   foreign_kv_bytes_ += launch.foreign_kv_bytes;
+  chip_.kv_bytes += launch.kv_bytes;
   spoil_scratch(net, variant, launch);
   chip_.queue(uses_of(launch), cost_us(launch));
   if (fault == nullptr) return;

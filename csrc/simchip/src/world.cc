@@ -140,16 +140,19 @@ std::uint64_t World::counter(const std::string& name) const {
   std::uint64_t used_bytes = 0;
   std::uint64_t allocations = 0;
   std::uint64_t allocated_bytes = 0;
+  std::uint64_t kv_bytes = 0;
   for (const std::unique_ptr<Chip>& chip : chips_) {
     launches += chip->launches();
     used_bytes += chip->memory.used_bytes();
     allocations += chip->memory.host_allocations();
     allocated_bytes += chip->memory.host_bytes();
+    kv_bytes += chip->kv_bytes;
   }
   if (name == "launches") return launches;
   if (name == "used_bytes") return used_bytes;
   if (name == "allocations") return allocations;
   if (name == "allocated_bytes") return allocated_bytes;
+  if (name == "kv_bytes") return kv_bytes;
   if (name == "foreign_kv_bytes") {
     std::uint64_t bytes = foreign_kv_bytes_;
     for (const auto& [number, held] : runtimes_) bytes += held.runtime->foreign_kv_bytes();

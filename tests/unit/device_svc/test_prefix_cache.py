@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -142,6 +142,7 @@ FAMILY = st.sampled_from([[1] * 20, [1] * 7 + [2] * 13, [3] * 20, list(range(20)
 
 
 @pytest.mark.parametrize("mode", [PrefixMode.EXACT, PrefixMode.FAST])
+@settings(deadline=None)
 @given(data=st.data())
 def test_what_is_promised_is_there_is_the_most_and_pinned_goes_last(
     mode: PrefixMode, data: st.DataObject

@@ -203,7 +203,8 @@ def test_a_replaying_request_shares_steps_with_others() -> None:
 @pytest.mark.parametrize("steps", [0, 1, 2, 3])
 def test_cancel_frees_the_slot_in_every_state(steps: int) -> None:
     """Waiting, between chunks, and decoding."""
-    driver = Driver(FakeEngine(slots=1, chunk_tokens=2))
+    engine = FakeEngine(slots=1, chunk_tokens=2)
+    driver = Driver(engine)
     driver.submit(1, [1, 2, 3], max_tokens=99)
     for _ in range(steps):
         driver.step()
@@ -214,7 +215,7 @@ def test_cancel_frees_the_slot_in_every_state(steps: int) -> None:
     assert driver.scheduler.free_slots == 1
     assert name_of(driver.step()) == "none"
     # Whole chunks stay for others.
-    assert driver.engine.length(0) == (2 if steps else 0)
+    assert engine.length(0) == (2 if steps else 0)
 
 
 def test_cancelling_an_unknown_key_does_nothing() -> None:
