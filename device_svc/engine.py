@@ -113,7 +113,8 @@ class CoreEngine:
 
     @property
     def decode_variants(self) -> tuple[tuple[int, int], ...]:
-        if self._deterministic or self._core.spec.decode_rows == 1:
+        # Several groups of slots, over several chips, have launches of their own.
+        if self._deterministic or self._core.spec.decode_rows == 1 or self._core.groups > 1:
             return ()
         return tuple(self._core.spec.decode_variants)
 

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from device_svc.engine_api import Engine, Sampling
+from device_svc.engine_api import Sampling
 from device_svc.pacing import Pacer
 from device_svc.request import Accepted, Emission, Finish, Report, Request
 from device_svc.scheduler import Capacity, Policy, Scheduler
 from device_svc.steps import DecodeStep, PrefillStep, Step, run_moves, run_step
 from device_svc.token_masks import Matcher
+from tests.support.fake_core import FakeEngine
 
 
 class Driver:
@@ -19,7 +20,7 @@ class Driver:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: FakeEngine,
         *,
         policy: Policy | None = None,
         itl_budget_s: float = 1.0,

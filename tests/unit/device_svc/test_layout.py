@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -139,8 +140,8 @@ def test_on_a_chip_the_warm_slots_are_not_read(
     path = library("[model]\nvocab_size = 64")
     bmodel = write_bmodel(tmp_path / "m.bmodel", BATCHED)
     memory = memory_budget(read(bmodel))
-    engine = CoreEngine(
-        (bmodel,), path.parent, emulator=False, chips=(0,), slots=4, memory=memory, vocab_size=64
+    engine: Any = CoreEngine(
+        (bmodel,), path.parent, emulator=False, chips=(0,), slots=4, memories=(memory,)
     )
     stepping = Driver(engine)
     chip = Simchip(path)
