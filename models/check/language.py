@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Final
 from models.check import serving, tokenizers
 from models.check.compiled import compile_checkpoint
 from models.check.numbers import Array, Reference, compare
+from models.check.packing import write_packed
 from models.check.row import Measured, Row
 from models.check.tokenizers import Kind
 from tests.support.float_models import four_bits
@@ -24,12 +25,15 @@ _CONTEXT: Final = 128
 @dataclass(frozen=True, slots=True)
 class Build:
     """`arguments` are those of `tpuserve compile` besides context and weights; `features` names
-    them in the table. served: it is also asked through the services."""
+    them in the table. served: it is also asked through the services. packing: gptq or awq for a
+    checkpoint that holds 4-bit weights already.
+    """
 
     quantize: str
     features: str
     arguments: str
     served: bool = False
+    packing: str = ""
 
 
 SERVED: Final = Build("f16", "history, chunks", "--history --chunk 64", served=True)
@@ -69,11 +73,10 @@ class LanguageFamily:
             tiny = self.checkpoint(vocab=vocab, limit=_SERVED_CONTEXT)
         else:
             tiny, origin = self.checkpoint(), ""
-        tiny.write(source)
+        weights = _write(tiny, build, source)
         context = _SERVED_CONTEXT if build.served else _CONTEXT
         line = f"--seq {context} --quantize {build.quantize} {build.arguments}"
         model = compile_checkpoint(source, work / "model", line)
-        weights = four_bits(tiny.weights) if build.quantize.startswith("w4") else tiny.weights
 
         def logits(ids: Array) -> Array:
             return self.reference(tiny.config, weights, ids)
@@ -93,3 +96,11 @@ class LanguageFamily:
         return Measured(
             agreement.cosine, agreement.agreeing, agreement.positions, answers, tuple(problems)
         )
+
+
+def _write(tiny: TinyCheckpoint, build: Build, directory: Path) -> Mapping[str, Array]:
+    """The checkpoint's files; returns the weights that the build computes with."""
+    if build.packing:
+        return write_packed(tiny, build.packing, directory)
+    tiny.write(directory)
+    return four_bits(tiny.weights) if build.quantize.startswith("w4") else tiny.weights

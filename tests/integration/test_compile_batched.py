@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from compiler.__main__ import main
 from compiler.checkpoint import Checkpoint
@@ -143,3 +143,18 @@ def test_the_converters_own_batch_does_not_compile(
     with pytest.raises(CompileError, match=r"llm_convert.py failed"):
         environment.run(command, tmp_path / "log", tmp_path)
     assert "shape-infer failed" in (tmp_path / "log").read_text()
+
+
+@pytest.mark.usefixtures("environment")
+@pytest.mark.parametrize("batch", [1, 2])
+def test_an_embedding_on_disk_is_the_checkpoints(
+    batch: int, checkpoint: Path, tmp_path: Path
+) -> None:
+    line = f"--seq 64 --max-input 32 --batch {batch} --embedding-disk --remove-kernel"
+    assert main([str(checkpoint), "-o", str(tmp_path), *line.split()]) == 0
+    table = np.fromfile(tmp_path / "embedding.bin", np.float16).reshape(VOCAB, HIDDEN)
+    stored = load_file(checkpoint / "model.safetensors")["model.embed_tokens.weight"]
+    np.testing.assert_array_equal(table, stored)
+    nets = {net.name for net in reader.read(model_dir.load(tmp_path).bmodel).nets}
+    assert nets >= {"block_0", "block_cache_0", "lm_head"}
+    assert not nets & {"embedding", "embedding_cache"}

@@ -1,4 +1,4 @@
-"""Qwen2 and Qwen2.5, with every quantization that there is."""
+"""Qwen2 and Qwen2.5, with every quantization and packing that there is."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ ROWS = tuple(
             *BUILDS,
             Build("w8bf16", "history, chunks, batch 4", "--history --chunk 32 --batch 4"),
             Build("w4bf16", "dynamic", "--dynamic --max-input 64"),
+            Build("w4f16", "GPTQ, history, chunks", "--history --chunk 32", packing="gptq"),
+            Build("w4f16", "AWQ, batch 2", "--batch 2", packing="awq"),
         ),
     ).rows()
 )
