@@ -41,7 +41,7 @@ def read(
     reader = AnswerReader(
         AnswerFormats(tools, reasoning), Opening(functions, single_call), thinks=thinks, tags={}
     )
-    edges = [0, *sorted(cut for cut in cuts if cut <= len(text)), len(text)]
+    edges = [0, *sorted(cut for cut in cuts if cut < len(text)), len(text)]
     shown, thought = "", ""
     calls: list[tuple[str, str, bool]] = []
     for start, end in itertools.pairwise(edges):
