@@ -17,9 +17,9 @@ from tpuserve.output_format import FormatKind, OutputFormat
 MAX_TEXT_BYTES: Final = 256 * 1024
 MAX_CHOICES: Final = 1000
 _DEEPEST_JSON: Final = 64
-# Between the tokens of a JSON text: nothing, a space, or a line feed with its indentation. White
-# space without end is what a weak model writes when it does not know how to go on.
-_WHITE_SPACE: Final = r"( |\n[ \t]{0,20})"
+# Between the tokens of a JSON text: nothing or a space. White space without end is what a model
+# writes when it does not know how to go on.
+_WHITE_SPACE: Final = " "
 # Without it only one way to cut forced text into tokens is allowed, which needs an encoder of texts
 # where the grammar is applied.
 _ANY_TOKENS: Final = '\n%llguidance {"no_forcing": true}\n'

@@ -16,6 +16,7 @@ from tpuserve.v1 import chat_pb2, device_pb2, generation_pb2, output_pb2
 
 SHA256 = "cd" * 32
 REGEX = output_pb2.OutputFormat(regex="[A-Z]+")
+NOTHING = output_pb2.OutputFormat.Choice(texts=[""])
 SCHEMA = {"type": "object", "properties": {"z": {"type": "null"}, "a": {"const": "ü"}}}
 HI = {"messages": [{"role": "user", "content": "hi"}]}
 
@@ -173,7 +174,7 @@ async def test_others_do_not_wait_for_a_vocabulary_and_a_cancelled_request_is_no
         (output_pb2.OutputFormat(regex="(a"), "regex: .*unclosed group"),
         (output_pb2.OutputFormat(json_schema='{"type": 1}'), "json_schema: "),
         (output_pb2.OutputFormat(grammar="start: x"), "grammar: .*unknown name"),
-        (output_pb2.OutputFormat(choice={"texts": [""]}), "choice has 0 bytes"),
+        (output_pb2.OutputFormat(choice=NOTHING), "choice has 0 bytes"),
     ],
 )
 async def test_a_bad_format_is_refused_before_it_is_queued(
