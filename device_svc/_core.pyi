@@ -93,16 +93,43 @@ class NetSpec:
         """(inputs, outputs) of every shape variant."""
 
 @final
+class VisionSpec:
+    """What a model that looks at images takes."""
+
+    @property
+    def max_images(self) -> int:
+        """Of one sequence."""
+    @property
+    def max_tiles(self) -> int:
+        """Of one image. Aspect ratios are all shapes of as many tiles or fewer, by width and then
+        height, numbered from 1."""
+    @property
+    def tile_tokens(self) -> int:
+        """Keys that a tile gives each layer."""
+    @property
+    def image_size(self) -> int:
+        """Pixels of a side of a tile."""
+    @property
+    def channels(self) -> int: ...
+    @property
+    def layers(self) -> int:
+        """Layers that attend to images, beside those of ModelSpec."""
+
+@final
 class ModelSpec:
     """What discovery found in the bmodel; lengths in tokens."""
 
     @property
-    def layers(self) -> int: ...
+    def layers(self) -> int:
+        """Layers that attend to text: those with KV rows."""
     @property
     def hidden_size(self) -> int: ...
     @property
     def vocab_size(self) -> int:
         """Width of the logits, 0 when the head returns a token (`head == "argmax"`)."""
+    @property
+    def embedding_rows(self) -> int:
+        """Ids that the embedding knows; 0 when the bmodel does not tell."""
     @property
     def context_length(self) -> int:
         """Most tokens (prompt + completion) that a slot holds."""
@@ -141,6 +168,9 @@ class ModelSpec:
         """dtype of hidden states and KV: float16, bfloat16 or float32."""
     @property
     def kv_bytes_per_slot(self) -> int: ...
+    @property
+    def vision(self) -> VisionSpec | None:
+        """None where the model does not look at images."""
     @property
     def features(self) -> list[str]:
         """Sorted names, e.g. 'history', 'batched-decode', 'dynamic-prefill', 'vit'."""
@@ -227,6 +257,18 @@ class Engine:
     def restore(self, slot: int, data: NDArray[np.uint8], tokens: int) -> None:
         """Put the first `tokens` rows that `save` returned, for any slot of an engine of the same
         bmodel, into the slot; length(slot) becomes `tokens`."""
+    def encode_image(
+        self, slot: int, index: int, pixels: NDArray[np.float32], aspect_ratio_id: int
+    ) -> None:
+        """Make pixels, float32 [tiles of the ratio, channels, image_size, image_size], image `index`
+        of the slot; index is at most encoded_images(slot). Those behind it are forgotten."""
+    def show_images(self, slot: int, positions: Sequence[int]) -> None:
+        """What the slot holds and will hold is a text whose image tokens are at `positions`,
+        ascending: those of its first encoded images. Text sees an image from its token to the next
+        image. Without positions the text has no images; encoded ones stay for later. Prefill and
+        decode go by what is shown; copy_prefix takes it along, save and restore do not."""
+    def encoded_images(self, slot: int) -> int:
+        """Images that are encoded in the slot."""
     def free(self, slot: int) -> None:
         """Forget the slot's tokens."""
     def wipe(self, slot: int) -> None:

@@ -1,6 +1,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <optional>
 
 #include "arrays.h"
@@ -119,12 +120,41 @@ void restore(Engine& engine, int slot, const py::array& data, int tokens) {
   engine.restore(slot, source, static_cast<int>(data.shape(2)), tokens);
 }
 
+void encode_image(Engine& engine, int slot, int index, const py::array& pixels, int ratio) {
+  const auto* data = checked_data<float>(pixels, "pixels", 4);
+  const auto& vision = engine.spec().vision;
+  if (!vision.has_value()) throw py::value_error("the model does not look at images");
+  const int tiles = vision->tiles_of_ratio(ratio);
+  const std::vector<py::ssize_t> wanted = {tiles, vision->channels, vision->image_size,
+                                           vision->image_size};
+  // A ratio that is none the engine refuses.
+  if (tiles > 0 && !std::equal(wanted.begin(), wanted.end(), pixels.shape())) {
+    throw py::value_error("pixels: expected the shape " +
+                          py::str(py::cast(wanted)).cast<std::string>() + " for aspect ratio " +
+                          std::to_string(ratio) + ", not " +
+                          py::str(pixels.attr("shape")).cast<std::string>());
+  }
+  const py::gil_scoped_release release;
+  engine.encode_image(slot, index, data, ratio);
+}
+
 std::vector<std::pair<int, int>> decode_variants(const SpecView& spec) {
   std::vector<std::pair<int, int>> result;
   for (const engine::DecodeShape& shape : spec.model.decode_variants) {
     result.emplace_back(shape.rows, shape.length);
   }
   return result;
+}
+
+void register_vision_spec(py::module_& module) {
+  using engine::VisionSpec;
+  py::class_<VisionSpec>(module, "VisionSpec", py::is_final())
+      .def_readonly("max_images", &VisionSpec::max_images)
+      .def_readonly("max_tiles", &VisionSpec::max_tiles)
+      .def_readonly("tile_tokens", &VisionSpec::tile_tokens)
+      .def_readonly("image_size", &VisionSpec::image_size)
+      .def_readonly("channels", &VisionSpec::channels)
+      .def_readonly("layers", &VisionSpec::layers);
 }
 
 void register_model_spec(py::module_& module) {
@@ -135,6 +165,7 @@ void register_model_spec(py::module_& module) {
       .def_property_readonly("layers", number(&ModelSpec::layers))
       .def_property_readonly("hidden_size", number(&ModelSpec::hidden_size))
       .def_property_readonly("vocab_size", number(&ModelSpec::vocab_size))
+      .def_property_readonly("embedding_rows", number(&ModelSpec::embedding_rows))
       .def_property_readonly("context_length", number(&ModelSpec::context_length))
       .def_property_readonly("max_prompt_length", number(&ModelSpec::max_prompt_length))
       .def_property_readonly("prefill_chunk", number(&ModelSpec::prefill_chunk))
@@ -151,6 +182,7 @@ void register_model_spec(py::module_& module) {
       .def_property_readonly("dtype", [](const SpecView& s) { return name(s.model.dtype); })
       .def_property_readonly("kv_bytes_per_slot",
                              [](const SpecView& s) { return s.model.kv_bytes_per_slot; })
+      .def_property_readonly("vision", [](const SpecView& s) { return s.model.vision; })
       .def_property_readonly("features", [](const SpecView& s) { return s.model.features; })
       .def_readonly("nets", &SpecView::nets);
 }
@@ -158,6 +190,7 @@ void register_model_spec(py::module_& module) {
 }  // namespace
 
 void register_engine(py::module_& module) {
+  register_vision_spec(module);
   register_model_spec(module);
 
   using NoGil = py::call_guard<py::gil_scoped_release>;
@@ -178,6 +211,10 @@ void register_engine(py::module_& module) {
            py::arg("tokens"), NoGil())
       .def("save", &save, py::arg("slot"))
       .def("restore", &restore, py::arg("slot"), py::arg("data"), py::arg("tokens"))
+      .def("encode_image", &encode_image, py::arg("slot"), py::arg("index"), py::arg("pixels"),
+           py::arg("aspect_ratio_id"))
+      .def("show_images", &Engine::show_images, py::arg("slot"), py::arg("positions"))
+      .def("encoded_images", &Engine::encoded_images, py::arg("slot"))
       .def("free", &Engine::free, py::arg("slot"))
       .def("wipe", &Engine::wipe, py::arg("slot"), NoGil())
       .def("close", &Engine::close, NoGil());

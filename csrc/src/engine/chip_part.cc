@@ -30,6 +30,16 @@ const std::vector<std::uint8_t>* pointer(const std::optional<std::vector<std::ui
   return states.has_value() ? &*states : nullptr;
 }
 
+ChunkImages chunk_images(Context& context, const ImageSlot* slot) {
+  if (slot == nullptr || slot->shown().empty()) return {};
+  return {&*context.crossing, slot};
+}
+
+StepImages step_images(Context& context) {
+  if (context.images.empty()) return {};
+  return {&*context.crossing, &context.images};
+}
+
 }  // namespace
 
 ChipPart::ChipPart(const runtime::Library& library, int chip, runtime::BmodelSource source,
@@ -40,6 +50,7 @@ ChipPart::ChipPart(const runtime::Library& library, int chip, runtime::BmodelSou
       chip_(runtime::Chip::open(library, chip)) {
   add_contexts(1);
   prefill_ = std::make_unique<Prefill>(*chip_, nets());
+  if (nets().spec.vision.has_value()) vision_ = std::make_unique<Vision>(*chip_, nets());
   state_bytes_ = static_cast<std::size_t>(nets().spec.hidden_size) * size_bytes(nets().spec.dtype);
 }
 
@@ -68,7 +79,8 @@ void ChipPart::prefill(const Place& place, const PrefillChunk& chunk, const Head
   const Busy busy(*this);
   Context& context = *contexts_[place.context];
   const runtime::MemoryRef states =
-      prefill_->launch(context.bmodel, context.nets, slot(place), chunk, pointer(received));
+      prefill_->launch(context.bmodel, context.nets, slot(place), chunk, pointer(received),
+                       chunk_images(context, images(place)));
   if (neighbours.behind != nullptr) {
     // Padding too: what is hidden behind a mask must still be a number.
     neighbours.behind->put(download(states, states.size_bytes));
@@ -91,7 +103,7 @@ void ChipPart::decode(const std::vector<ContextBatch>& batches, const HeadRows& 
     const Busy busy(*this);
     Context& context = *contexts_[batch.context];
     const DecodeStates states =
-        context.decode.launch(context.slots, batch.decode, pointer(received));
+        context.decode.launch(context.slots, batch.decode, pointer(received), step_images(context));
     if (neighbours.behind != nullptr) {
       const std::size_t bytes = static_cast<std::size_t>(states.rows) * state_bytes_;
       neighbours.behind->put(download(states.memory, bytes));
@@ -110,7 +122,25 @@ void ChipPart::decode(const std::vector<ContextBatch>& batches, const HeadRows& 
 
 void ChipPart::copy_prefix(const Place& source, const Place& target, int tokens) {
   slot(target).copy_prefix(*chip_, slot(source), tokens);
+  if (const ImageSlot* shown = images(source)) {
+    contexts_[target.context]->images[target.row].copy(*chip_, *shown);
+  }
   sync();
+}
+
+void ChipPart::encode_image(const Place& place, const Image& image, std::size_t index) {
+  const Busy busy(*this);
+  Context& context = *contexts_[place.context];
+  vision_->encode(context.bmodel, context.nets, image, context.images[place.row], index);
+}
+
+void ChipPart::show_images(const Place& place, const std::vector<int>& positions) {
+  contexts_[place.context]->images[place.row].show(positions);
+}
+
+const ImageSlot* ChipPart::images(const Place& place) const {
+  const Context& context = *contexts_[place.context];
+  return context.images.empty() ? nullptr : &context.images[place.row];
 }
 
 std::size_t ChipPart::layers_before(int rows) const {
@@ -129,6 +159,8 @@ void ChipPart::restore(const Place& place, const std::uint8_t* data, int rows, i
 
 void ChipPart::wipe(const Place& place) {
   slot(place).zero(*chip_);
+  Context& context = *contexts_[place.context];
+  if (!context.images.empty()) context.images[place.row].wipe(*chip_);
   sync();
 }
 

@@ -12,6 +12,7 @@
 #include "tpuserve/engine/engine.h"
 #include "tpuserve/runtime/chip.h"
 #include "tpuserve/runtime/library.h"
+#include "vision.h"
 
 namespace tpuserve::engine {
 
@@ -66,6 +67,10 @@ class ChipPart {
   void save(const Place& place, std::uint8_t* data, int rows) const;
   void restore(const Place& place, const std::uint8_t* data, int rows, int tokens);
   void wipe(const Place& place);
+  // Of a model that looks at images: see Engine.
+  void encode_image(const Place& place, const Image& image, std::size_t index);
+  void show_images(const Place& place, const std::vector<int>& positions);
+  const ImageSlot* images(const Place& place) const;
   // Waits for everything that was sent to the chip.
   void sync() { chip_->sync(); }
 
@@ -82,6 +87,7 @@ class ChipPart {
   std::unique_ptr<runtime::Chip> chip_;  // goes last
   std::vector<std::unique_ptr<Context>> contexts_;
   std::unique_ptr<Prefill> prefill_;
+  std::unique_ptr<Vision> vision_;  // of a model that looks at images
   std::size_t state_bytes_;
   std::chrono::steady_clock::duration busy_{};
 };

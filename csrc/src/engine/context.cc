@@ -43,6 +43,10 @@ Context::Context(runtime::Chip& chip, const runtime::BmodelSource& source, PartR
       nets(discover_in(bmodel, source.name, role)),
       slots(make_slots(chip, nets)),
       decode(chip, bmodel, nets, deterministic) {
+  if (nets.spec.vision.has_value()) {
+    crossing.emplace(chip, nets);
+    for (std::size_t slot = 0; slot < slots.size(); ++slot) images.emplace_back(nets, chip, slot);
+  }
   if (role.last) head.emplace(chip, bmodel, nets);
 }
 

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "cross_attention.h"
 #include "decode.h"
 #include "head.h"
 #include "kv_rows.h"
@@ -26,7 +27,9 @@ class Context {
   runtime::Bmodel bmodel;
   ModelNets nets;
   std::vector<KvRows> slots;
-  std::optional<Head> head;  // in the last part
+  std::vector<ImageSlot> images;           // of a model that looks at images
+  std::optional<CrossAttention> crossing;  // as well
+  std::optional<Head> head;                // in the last part
   Decode decode;
 };
 

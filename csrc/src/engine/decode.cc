@@ -49,6 +49,7 @@ Decode::Decode(runtime::Chip& chip, runtime::Bmodel& bmodel, const ModelNets& ne
                bool deterministic)
     : chip_(chip),
       bmodel_(bmodel),
+      nets_(nets),
       ids_(chip, static_cast<std::size_t>(nets.spec.decode_rows) * sizeof(std::int32_t)),
       mask_(largest_decode(nets, 0).inputs[port::kMask].dtype) {
   const std::size_t count = nets.decode_variants.size();
@@ -124,10 +125,25 @@ void Decode::upload(const Variant& variant, const DecodeBatch& batch) {
   chip_.upload(first.inputs[port::kMask].memory, mask_.data(), mask_.size_bytes());
 }
 
+bool Decode::begin_images(const StepImages& images, const DecodeBatch& batch, int rows) {
+  if (images.slots == nullptr) return false;
+  image_rows_.assign(static_cast<std::size_t>(rows), {});
+  bool sees = false;
+  for (const DecodeToken& token : batch.tokens) {
+    const ImageSlot& slot = (*images.slots)[token.slot];
+    if (slot.shown().empty()) continue;
+    image_rows_[token.slot] = {&slot, batch.lengths[token.slot]};
+    sees = true;
+  }
+  if (sees) images.attention->begin_decode(image_rows_);
+  return sees;
+}
+
 DecodeStates Decode::launch(const std::vector<KvRows>& slots, const DecodeBatch& batch,
-                            const std::vector<std::uint8_t>* states) {
+                            const std::vector<std::uint8_t>* states, const StepImages& images) {
   Variant& variant = smallest_for(batch);
   upload(variant, batch);
+  const bool sees = begin_images(images, batch, variant.shape.rows);
   if (variant.embedding.has_value()) {
     const Step& step = *variant.embedding;
     bmodel_.launch(*step.net, step.inputs, step.outputs);
@@ -137,6 +153,9 @@ DecodeStates Decode::launch(const std::vector<KvRows>& slots, const DecodeBatch&
   }
   for (std::size_t layer = 0; layer < variant.layers.size(); ++layer) {
     Step& step = variant.layers[layer];
+    for (const CrossNets& crossing : nets_.layers[layer].crossing) {
+      if (sees) images.attention->decode(bmodel_, crossing, step.inputs[port::kStates].memory);
+    }
     place_rows(step.outputs, *step.variant, layer, slots, batch);
     bmodel_.launch(*step.net, step.inputs, step.outputs);
   }

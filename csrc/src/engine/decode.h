@@ -4,6 +4,7 @@
 #include <optional>
 #include <vector>
 
+#include "cross_attention.h"
 #include "kv_rows.h"
 #include "tpuserve/engine/discovery.h"
 #include "tpuserve/engine/mask.h"
@@ -24,6 +25,12 @@ struct DecodeBatch {
   std::vector<DecodeToken> tokens;
 };
 
+// The images of a context's slots, where the model looks at images; null elsewhere.
+struct StepImages {
+  CrossAttention* attention = nullptr;
+  const std::vector<ImageSlot>* slots = nullptr;
+};
+
 // Hidden states of a launch: row i belongs to slot i.
 struct DecodeStates {
   runtime::MemoryRef memory;
@@ -35,14 +42,14 @@ struct DecodeStates {
 // choose the same.
 class Decode {
  public:
-  // `deterministic` keeps to the largest shape variant.
+  // `deterministic` keeps to the largest shape variant. `nets` must outlive the object.
   Decode(runtime::Chip& chip, runtime::Bmodel& bmodel, const ModelNets& nets, bool deterministic);
 
   // Runs each token at the first free row of its slot. Slots that have none in this step keep their
   // rows. `states`: what the part before this one gave for the same batch, null in the first part.
   // Does not wait.
   DecodeStates launch(const std::vector<KvRows>& slots, const DecodeBatch& batch,
-                      const std::vector<std::uint8_t>* states);
+                      const std::vector<std::uint8_t>* states, const StepImages& images);
 
  private:
   // A launch of one net in one shape variant.
@@ -63,9 +70,12 @@ class Decode {
   Variant make_variant(const ModelNets& nets, std::size_t number) const;
   Variant& smallest_for(const DecodeBatch& batch);
   void upload(const Variant& variant, const DecodeBatch& batch);
+  // Whether a token of the step sees images.
+  bool begin_images(const StepImages& images, const DecodeBatch& batch, int rows);
 
   runtime::Chip& chip_;
   runtime::Bmodel& bmodel_;
+  const ModelNets& nets_;
   runtime::DeviceMemory ids_;
   std::vector<Variant> variants_;  // ascending rows, then ascending length
   Mask mask_;
@@ -73,6 +83,7 @@ class Decode {
   std::vector<std::int32_t> row_ids_;
   std::vector<int> row_lengths_;
   std::vector<std::int32_t> positions_;
+  std::vector<ImageRow> image_rows_;
 };
 
 }  // namespace tpuserve::engine

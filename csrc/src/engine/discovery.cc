@@ -5,6 +5,7 @@
 #include <set>
 #include <string>
 
+#include "cross_nets.h"
 #include "decode_nets.h"
 #include "signature.h"
 #include "tpuserve/errors.h"
@@ -71,6 +72,7 @@ class Discoverer {
     if (model_.role.first) require_decode_rows(model_.decode_embedding);
     read_prefill();
     read_history();
+    read_cross_nets(model_);
     if (model_.role.last) read_head();
     refuse_unknown();
     set_lengths();
@@ -125,8 +127,14 @@ class Discoverer {
   void find_layers() {
     scheme_ = &choose_scheme();
     model_.first_layer = first_layer(*scheme_);
+    std::vector<CrossNets> crossing;
+    const FindNet find_net = [this](const std::string& name) { return find(name); };
     for (int i = model_.first_layer;; ++i) {
       const std::string number = std::to_string(i);
+      if (std::optional<CrossNets> nets = find_cross_nets(find_net, i)) {
+        crossing.push_back(std::move(*nets));
+        continue;
+      }
       LayerNets layer;
       layer.prefill = find(scheme_->prefill + number);
       layer.decode = find(scheme_->decode + number);
@@ -134,9 +142,16 @@ class Discoverer {
       if (layer.prefill == nullptr && layer.decode == nullptr) break;
       if (layer.prefill == nullptr) require(scheme_->prefill + number, "prefill of a layer");
       if (layer.decode == nullptr) require(scheme_->decode + number, "decode of a layer");
-      model_.layers.push_back(layer);
+      layer.crossing = std::move(crossing);
+      crossing.clear();
+      model_.layers.push_back(std::move(layer));
+    }
+    if (!crossing.empty()) {
+      throw BmodelError("net " + crossing.back().image->name +
+                        ": expected a layer behind it that attends to text");
     }
     model_.spec.layers = static_cast<int>(model_.layers.size());
+    model_.vit = find("vit");
   }
 
   void find_embeddings() {
@@ -327,7 +342,8 @@ class Discoverer {
     require_rows(head, 1);
     require_decode_rows(head);
     model_.head = head;
-    model_.spec.embedding_rows = model_.spec.vocab_size;
+    // Image tokens have rows in the embedding and no logits: its own size tells.
+    model_.spec.embedding_rows = model_.spec.vision.has_value() ? 0 : model_.spec.vocab_size;
   }
 
   void read_head_kind(const runtime::Port& output) {
@@ -382,6 +398,7 @@ class Discoverer {
     const ModelSpec& spec = model_.spec;
     if (spec.history()) features_.insert("history");
     if (scheme_ < kSchemes + kSharing) features_.insert("shared-prefix");
+    if (spec.vision.has_value()) features_.insert("vision");
     if (spec.dynamic_prefill) features_.insert("dynamic-prefill");
     if (spec.decode_rows > 1) features_.insert("batched-decode");
     if (spec.decode_variants.size() > 1) features_.insert("decode-variants");

@@ -205,6 +205,15 @@ void Engine::prefill(int slot, const std::int32_t* ids, std::size_t count, int p
   length = end;
 }
 
+void Engine::check_images_lie_before(int slot, int length) const {
+  const ImageSlot* images = resident_->parts.front()->images(resident_->place(slot));
+  if (images == nullptr || images->shown().empty()) return;
+  const int last = images->shown().back().begin;
+  if (last < length) return;
+  refuse("slot " + std::to_string(slot) + " shows an image at token " + std::to_string(last) +
+         ": prefill up to it before decoding");
+}
+
 void Engine::check_decode(const std::vector<int>& slots) const {
   std::vector<bool> taken(static_cast<std::size_t>(slots_));
   for (const int slot : slots) {
@@ -214,6 +223,7 @@ void Engine::check_decode(const std::vector<int>& slots) const {
     taken[index] = true;
     const int length = resident_->length(slot);
     if (length < 1) refuse("slot " + std::to_string(slot) + " holds no tokens: prefill it first");
+    check_images_lie_before(slot, length);
     if (length >= spec_.context_length) {
       refuse("slot " + std::to_string(slot) + " is full: it holds " + std::to_string(length) +
              " of " + std::to_string(spec_.context_length) + " tokens");
@@ -287,6 +297,55 @@ void Engine::wipe(int slot) {
   check_slot(slot);
   r.length(slot) = 0;
   r.run([&](ChipPart& part, const Neighbours&) { part.wipe(r.place(slot)); });
+}
+
+void Engine::check_images(int slot) const {
+  check_slot(slot);
+  if (!spec_.vision.has_value()) refuse("the model does not look at images");
+}
+
+int Engine::encoded_images(int slot) const {
+  const Resident& r = resident();
+  check_images(slot);
+  return static_cast<int>(r.parts.front()->images(r.place(slot))->encoded());
+}
+
+void Engine::encode_image(int slot, int index, const float* pixels, int ratio) {
+  Resident& r = resident();
+  const int encoded = encoded_images(slot);
+  const int highest = std::min(encoded, spec_.vision->max_images - 1);
+  if (index < 0 || index > highest) {
+    refuse("image " + std::to_string(index) + ": expected 0 to " + std::to_string(highest) +
+           "; slot " + std::to_string(slot) + " has " + std::to_string(encoded) + " of at most " +
+           std::to_string(spec_.vision->max_images));
+  }
+  const int tiles = spec_.vision->tiles_of_ratio(ratio);
+  if (tiles == 0) {
+    refuse("aspect ratio " + std::to_string(ratio) + ": expected 1 to " +
+           std::to_string(spec_.vision->ratios()));
+  }
+  const Image image{pixels, tiles, ratio};
+  r.run([&](ChipPart& part, const Neighbours&) {
+    part.encode_image(r.place(slot), image, static_cast<std::size_t>(index));
+  });
+}
+
+void Engine::show_images(int slot, const std::vector<int>& positions) {
+  Resident& r = resident();
+  const int encoded = encoded_images(slot);
+  if (positions.size() > static_cast<std::size_t>(encoded)) {
+    refuse(std::to_string(positions.size()) + " images to show: slot " + std::to_string(slot) +
+           " has " + std::to_string(encoded));
+  }
+  int lowest = 0;
+  for (const int position : positions) {
+    if (position < lowest || position >= spec_.context_length) {
+      refuse("image at token " + std::to_string(position) + ": expected " + std::to_string(lowest) +
+             " to " + std::to_string(spec_.context_length - 1) + ", in ascending order");
+    }
+    lowest = position + 1;
+  }
+  r.run([&](ChipPart& part, const Neighbours&) { part.show_images(r.place(slot), positions); });
 }
 
 void Engine::free(int slot) {

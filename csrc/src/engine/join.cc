@@ -53,7 +53,7 @@ ModelSpec join(const std::vector<const ModelNets*>& parts) {
   const ModelSpec& last = parts.back()->spec;
   model.head = last.head;
   model.vocab_size = last.vocab_size;
-  if (last.vocab_size > 0) model.embedding_rows = last.vocab_size;
+  if (last.vocab_size > 0 && !model.vision.has_value()) model.embedding_rows = last.vocab_size;
   model.features.assign(features.begin(), features.end());
   return model;
 }

@@ -60,4 +60,13 @@ void Mask::behind(int rows, int history, int capacity) {
   }
 }
 
+void Mask::open(std::size_t rows, std::size_t width) {
+  width_ = width;
+  resize(rows * width);
+}
+
+void Mask::hide(std::size_t row, std::size_t begin, std::size_t end) {
+  hide(row * width_ + begin, row * width_ + end);
+}
+
 }  // namespace tpuserve::engine

@@ -72,7 +72,8 @@ Prefill::Prefill(runtime::Chip& chip, const ModelNets& nets)
 }
 
 MemoryRef Prefill::launch(Bmodel& bmodel, const ModelNets& nets, const KvRows& kv,
-                          const PrefillChunk& chunk, const std::vector<std::uint8_t>* states_in) {
+                          const PrefillChunk& chunk, const std::vector<std::uint8_t>* states_in,
+                          const ChunkImages& images) {
   const bool later = chunk.position > 0;
   Kind& kind = later ? *later_ : first_;
   const Launch launch{chunk.count, chunk.position, kind.dynamic ? chunk.count : kind.rows};
@@ -86,7 +87,17 @@ MemoryRef Prefill::launch(Bmodel& bmodel, const ModelNets& nets, const KvRows& k
 
   MemoryRef states = states_a_.ref();
   MemoryRef spare = states_b_.ref();
+  // Static, whatever the other layers are: rows past the chunk are computed for nobody.
+  if (images.slot != nullptr)
+    images.attention->begin_prefill(*images.slot, chunk.position, kind.rows);
+  std::size_t crossed = 0;
   for (std::size_t layer = 0; layer < nets.layers.size(); ++layer) {
+    for (const CrossNets& crossing : nets.layers[layer].crossing) {
+      if (images.slot == nullptr) continue;
+      images.attention->prefill(bmodel, crossing, crossed, *images.slot, states, spare);
+      std::swap(states, spare);
+      ++crossed;
+    }
     launch_layer(bmodel, nets.layers[layer], layer, kv, launch, states, spare);
     std::swap(states, spare);
   }

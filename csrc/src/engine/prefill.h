@@ -4,6 +4,7 @@
 #include <optional>
 #include <vector>
 
+#include "cross_attention.h"
 #include "kv_rows.h"
 #include "tpuserve/engine/discovery.h"
 #include "tpuserve/engine/mask.h"
@@ -19,6 +20,12 @@ struct PrefillChunk {
   int position;  // of the first
 };
 
+// What a chunk needs where its slot shows images; null elsewhere.
+struct ChunkImages {
+  CrossAttention* attention = nullptr;
+  const ImageSlot* slot = nullptr;
+};
+
 // Runs prefill nets of any context of one bmodel. Owns what the contexts can share: the memory of
 // hidden states, positions and mask. It lies apart from the nets' own, because that overlaps
 // between the nets of a runtime: what one net leaves there the next may overwrite before it reads
@@ -32,7 +39,8 @@ class Prefill {
   // runs the nets without history. Does not wait. A part that is not the first takes `states`, what
   // the part before it gave for the same tokens, in place of `ids`.
   runtime::MemoryRef launch(runtime::Bmodel& bmodel, const ModelNets& nets, const KvRows& kv,
-                            const PrefillChunk& chunk, const std::vector<std::uint8_t>* states);
+                            const PrefillChunk& chunk, const std::vector<std::uint8_t>* states,
+                            const ChunkImages& images);
 
  private:
   // A chunk, and the rows of its launch: `count`, or what a static net was compiled for.

@@ -24,7 +24,15 @@ struct RowsNet {
   const runtime::ShapeVariant& widest() const { return *by_rows.rbegin()->second; }
 };
 
+// A layer that attends to images. Without images it is left out.
+struct CrossNets {
+  const runtime::Net* image = nullptr;    // states of an image to its keys and values
+  const runtime::Net* prefill = nullptr;  // of a chunk, wherever it begins
+  RowsNet decode;                         // one token of each sequence
+};
+
 struct LayerNets {
+  std::vector<CrossNets> crossing;        // the layers before this one that attend to images
   const runtime::Net* prefill = nullptr;  // a prompt's first chunk, or a shared prefix
   const runtime::Net* history = nullptr;  // a later chunk; null when the bmodel has none
   const runtime::Net* decode = nullptr;   // one token of each sequence
@@ -49,6 +57,7 @@ struct ModelNets {
   EmbeddingNet history_embedding;  // the same net unless there is one for later chunks
   RowsNet decode_embedding;        // as well: ids [rows, 1] to hidden states [rows, 1, hidden]
   std::vector<LayerNets> layers;
+  const runtime::Net* vit = nullptr;  // pixels to states of an image
   // Indices of the decode nets' shape variants, in the order of spec.decode_variants; the same for
   // all layers. The last is the largest: it has all rows and the whole context.
   std::vector<std::size_t> decode_variants;
@@ -59,7 +68,7 @@ struct ModelNets {
 namespace port {
 constexpr std::size_t kStates = 0;
 constexpr std::size_t kPositions = 1;
-constexpr std::size_t kMask = 2;      // decode, and prefill with a mask input
+constexpr std::size_t kMask = 2;  // decode, and prefill with a mask input
 constexpr std::size_t kOutStates = 0;
 constexpr std::size_t kOutK = 1;
 constexpr std::size_t kOutV = 2;
@@ -80,6 +89,23 @@ constexpr std::size_t decode_history_v(std::size_t slot) { return 4 + 2 * slot; 
 constexpr std::size_t decode_k(std::size_t slot) { return 1 + 2 * slot; }
 constexpr std::size_t decode_v(std::size_t slot) { return 2 + 2 * slot; }
 }  // namespace port
+
+// In the nets of a layer that attends to images: keys and values [1, images × tiles × tokens of a
+// tile, kv_heads, head_dim] for every slot, the only one's in prefill.
+namespace cross_port {
+constexpr std::size_t kStates = 0;
+constexpr std::size_t kRowMask = 1;  // 0 for tokens that see no tile
+constexpr std::size_t kMask = 2;
+constexpr std::size_t k(std::size_t slot) { return 3 + 2 * slot; }
+constexpr std::size_t v(std::size_t slot) { return 4 + 2 * slot; }
+}  // namespace cross_port
+
+// In the image net.
+namespace image_port {
+constexpr std::size_t kPixels = 0;
+constexpr std::size_t kRatio = 1;
+constexpr std::size_t kTiles = 2;  // 1 for those that are there
+}  // namespace image_port
 
 // Throws BmodelError that names the net and what was expected of it.
 ModelNets discover(const std::vector<runtime::Net>& nets, PartRole role = {});

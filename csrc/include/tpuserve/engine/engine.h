@@ -71,6 +71,18 @@ class Engine {
   // zeroed.
   void wipe(int slot);
 
+  // Makes pixels, [tiles, channels, image_size, image_size] with as many tiles as the aspect ratio
+  // has, image `index` of the slot; images before it have been encoded. Those behind it and what is
+  // shown of them are forgotten. The slot's text is to see it: show_images().
+  void encode_image(int slot, int index, const float* pixels, int ratio);
+  // What the slot holds and will hold is a text whose image tokens are at `positions`, ascending:
+  // those of its first images. Without positions the text has no images. Encoded images stay until
+  // others take their place, whatever is shown; prefill, decode and copy_prefix (which takes images
+  // along) go by what is shown.
+  void show_images(int slot, const std::vector<int>& positions);
+  // Images of the slot that are encoded.
+  int encoded_images(int slot) const;
+
   // Gives memory and chip back; the calls above then throw CoreError. Idempotent.
   void close();
 
@@ -80,6 +92,8 @@ class Engine {
   Resident& resident() const;
   void check_decode(const std::vector<int>& slots) const;
   void check_slot(int slot) const;
+  void check_images(int slot) const;
+  void check_images_lie_before(int slot, int length) const;
   void check_ids(const std::int32_t* ids, std::size_t count) const;
 
   ModelSpec spec_;

@@ -24,6 +24,9 @@ class Mask {
   // `rows` new tokens behind `history` of `capacity` resident rows: row i sees columns 0 to
   // `history`, and of the new ones, which begin at column `capacity`, 0 to i.
   void behind(int rows, int history, int capacity);
+  // Rows of `width` visible columns, of which hide() then hides some.
+  void open(std::size_t rows, std::size_t width);
+  void hide(std::size_t row, std::size_t begin, std::size_t end);
 
   const void* data() const { return bytes_.data(); }
   std::size_t size_bytes() const { return bytes_.size(); }
@@ -32,6 +35,7 @@ class Mask {
   void resize(std::size_t elements);
   void hide(std::size_t begin, std::size_t end);
 
+  std::size_t width_ = 0;  // of open()
   std::size_t element_bytes_;
   std::uint32_t hidden_;  // bits of a hidden column
   std::vector<std::uint8_t> bytes_;
