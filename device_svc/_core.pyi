@@ -260,8 +260,10 @@ class Engine:
     def encode_image(
         self, slot: int, index: int, pixels: NDArray[np.float32], aspect_ratio_id: int
     ) -> None:
-        """Make pixels, float32 [tiles of the ratio, channels, image_size, image_size], image `index`
-        of the slot; index is at most encoded_images(slot). Those behind it are forgotten."""
+        """Make pixels image `index` of the slot; index is at most encoded_images(slot).
+
+        pixels: float32 [tiles of the ratio, channels, image_size, image_size]. Images behind it are
+        forgotten."""
     def show_images(self, slot: int, positions: Sequence[int]) -> None:
         """What the slot holds and will hold is a text whose image tokens are at `positions`,
         ascending: those of its first encoded images. Text sees an image from its token to the next

@@ -18,7 +18,7 @@ STUB = ROOT / "device_svc/_core.pyi"
 # classes that Python cannot construct.
 ALLOWED = r"""
 device_svc\._core\.[A-Za-z]+
-device_svc\._core\.(ChipStatus|ModelSpec|NetSpec|Sampled|TensorSpec)\.__init__
+device_svc\._core\.(ChipStatus|ModelSpec|NetSpec|Sampled|TensorSpec|VisionSpec)\.__init__
 """
 
 Signature = dict[str, tuple[bool, object]]
