@@ -5,6 +5,7 @@ ttft   what gateway and tokenizer add to the time to the first token
 cpu    CPU time of gateway and tokenizer per relayed token and per request
 many   32 clients at once
 prefix the first token behind a shared prefix, of that of a cold prompt
+masks  what output formats take per row, for the vocabulary of --tokenizer
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import uvloop
 from bench import (
     added_ttft,
     concurrency,
+    masks,
     native,
     prefix_ttft,
     processes,
@@ -28,9 +30,10 @@ from bench import (
     token_cost,
 )
 from bench.report import Section
+from tokenizer_svc.tokenizer import TokenizerConfigError
 from tpuserve import runtime_library
 
-_PARTS = ("bare", "ttft", "cpu", "many", "prefix")
+_PARTS = ("bare", "ttft", "cpu", "many", "prefix", "masks")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (
         processes.ServiceError,
         prefix_ttft.UnsuitableModelError,
+        TokenizerConfigError,
         runtime_library.RuntimeLibraryError,
     ) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -65,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("parts", nargs="*", metavar="PART", help=f"{', '.join(_PARTS)}; all by default")
     add("--model", type=Path, default=Path("models/demo"), help="model directory")
+    add("--tokenizer", type=Path, metavar="DIR", help="tokenizer files; default: the model's")
     add("--runtime", default="emulator", help="as of tpuserve-device")
     add("--rounds", type=int, default=11, help="of parts that take turns (bare, ttft, prefix)")
     add("--tokens", type=int, default=100, help="decoded per round of part bare")
@@ -86,6 +91,8 @@ def _sections(arguments: argparse.Namespace) -> Iterator[Section]:
             yield uvloop.run(added_ttft.run(stack, 2 * arguments.rounds))
     if "cpu" in parts:
         yield token_cost.run(model)
+    if "masks" in parts:
+        yield masks.run(arguments.tokenizer or model / "config")
 
 
 def _over_the_engine(arguments: argparse.Namespace, parts: Sequence[str]) -> Iterator[Section]:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench import client, concurrency, prefix_ttft, processes
+from bench import client, concurrency, masks, prefix_ttft, processes
 from bench.processes import Stack
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,6 +29,16 @@ def test_part_ttft_writes_its_numbers(tmp_path: Path) -> None:
     assert 0 < rows["device alone, p50"]["value"] < rows["TTFT through gateway, p50"]["value"]
     assert rows["added, p50"]["target"] == "≤ 3"
     assert section["title"] in done.stdout
+
+
+def test_part_masks_needs_no_device(tmp_path: Path) -> None:
+    section = masks.run(ROOT / "models" / "demo" / "config")
+    rows = {row.name: row.value for row in section.rows}
+    assert rows["tokens of the vocabulary"] == 1024
+    assert rows["any JSON object: mask, p50"] > 0
+    done = _bench("masks", "--tokenizer", str(tmp_path))
+    assert done.returncode == 1
+    assert "holds no tokenizer" in done.stderr
 
 
 def test_a_service_that_cannot_start_is_named() -> None:
