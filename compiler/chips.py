@@ -56,7 +56,7 @@ def _nearest_layer(net: str, layers: int) -> int:
     layer = layer_of(net)
     if layer is not None:
         return layer
-    return layers - 1 if net.endswith("head") else 0
+    return layers - 1 if "head" in net else 0
 
 
 def _balance(sizes: Sequence[int], chips: int) -> list[int]:

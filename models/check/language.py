@@ -13,9 +13,11 @@ from models.check.compiled import compile_checkpoint
 from models.check.numbers import Array, Reference, compare
 from models.check.packing import write_packed
 from models.check.row import Measured, Row
+from models.check.serving import Served
 from models.check.tokenizers import Kind
 from tests.support.float_models import four_bits
 from tests.support.tiny_checkpoints import TinyCheckpoint
+from tpuserve.model_dir import ModelDir
 
 # Of the served build: holds a chat template with a tool in small tokens.
 _SERVED_CONTEXT: Final = 768
@@ -26,7 +28,7 @@ _CONTEXT: Final = 128
 class Build:
     """`arguments` are those of `tpuserve compile` besides context and weights; `features` names
     them in the table. served: it is also asked through the services. packing: gptq or awq for a
-    checkpoint that holds 4-bit weights already.
+    checkpoint that holds 4-bit weights already. prepare: what is served of the compiled model.
     """
 
     quantize: str
@@ -34,6 +36,7 @@ class Build:
     arguments: str
     served: bool = False
     packing: str = ""
+    prepare: Callable[[ModelDir], Served] = Served.of
 
 
 SERVED: Final = Build("f16", "history, chunks", "--history --chunk 64", served=True)
@@ -82,17 +85,15 @@ class LanguageFamily:
             return self.reference(tiny.config, weights, ids)
 
         vocab = int(tiny.config.get("padded_vocab_size") or tiny.config["vocab_size"])
-        agreement = compare(model.bmodel, logits, vocab)
+        agreement = compare(model.bmodels, logits, vocab)
         answers, problems = "", list[str]()
         if build.served:
-            answered = serving.ask(model.path, logits, chats=self.chats, tools=self.tools)
+            answered = serving.ask(build.prepare(model), logits, chats=self.chats, tools=self.tools)
             kind = "chat" if self.chats else "text"
             answers = f"{answered.describe(kind)} ({origin} tokenizer)"
             problems = list(answered.problems)
             if answered.agreeing < answered.tokens:
-                problems += (
-                    f"{answered.agreeing} of {answered.tokens} tokens are the reference's",
-                )
+                problems.append("the answer's tokens are not all the reference's")
         return Measured(
             agreement.cosine, agreement.agreeing, agreement.positions, answers, tuple(problems)
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -32,15 +32,16 @@ class Agreement:
     positions: int
 
 
-def compare(bmodel: Path, logits: Callable[[Array], Array], vocab: int) -> Agreement:
-    """`logits` is the reference, of ids [n] -> [n, vocab].
+def compare(bmodels: Sequence[Path], logits: Callable[[Array], Array], vocab: int) -> Agreement:
+    """`logits` is the reference, of ids [n] -> [n, vocab]; each bmodel gets a chip.
 
     Prefill, in chunks and behind a rewind where the nets can, and decode steps; on a batched bmodel
     two sequences of different lengths step together.
     """
     found = runtime_library.find("emulator")
     library = _core.Library(str(found.directory), emulator=True)
-    engine = _core.Engine(library, [str(bmodel)], slots=2)
+    parts = [str(path) for path in bmodels]
+    engine = _core.Engine(library, parts, chips=range(len(parts)), slots=2)
     try:
         draw = np.random.default_rng(1)
         slots = 2 if engine.spec.decode_rows > 1 else 1

@@ -16,6 +16,7 @@ from bench.processes import Stack, stack
 from models.check.numbers import Array, is_best
 from tpuserve.client import Client, Message, Options, Tool, ToolMode
 from tpuserve.client.types import Reply, ToolCall
+from tpuserve.model_dir import ModelDir
 
 ANSWER_TOKENS: Final = 12
 _CALL_TOKENS: Final = 200
@@ -35,6 +36,18 @@ _LAMP: Final = Tool(
 
 
 @dataclass(frozen=True, slots=True)
+class Served:
+    """A model directory and what its device service is told besides."""
+
+    model: Path
+    device_arguments: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, model: ModelDir) -> Served:
+        return cls(model.path)
+
+
+@dataclass(frozen=True, slots=True)
 class Answered:
     """tokens: of the answer over gRPC, greedily drawn. agreeing: those that are the reference's
     best. problems: where the interfaces differ or a call is not what was asked for.
@@ -51,12 +64,11 @@ class Answered:
 
 
 @contextmanager
-def served(model: Path) -> Iterator[tuple[Client, openai.OpenAI]]:
+def clients(served: Served) -> Iterator[tuple[Client, openai.OpenAI]]:
     """Both clients of a stack on the emulator."""
+    arguments = ("--runtime", "emulator", *served.device_arguments)
     with (
-        stack(
-            model, device_module="device_svc", device_arguments=("--runtime", "emulator")
-        ) as running,
+        stack(served.model, device_module="device_svc", device_arguments=arguments) as running,
         Client(running.address) as client,
         _sdk(running) as sdk,
     ):
@@ -70,14 +82,14 @@ def _sdk(running: Stack) -> openai.OpenAI:
 
 
 def ask(
-    model: Path, logits: Callable[[Array], Array], *, chats: bool = True, tools: bool = False
+    served: Served, logits: Callable[[Array], Array], *, chats: bool = True, tools: bool = False
 ) -> Answered:
     """`logits` is the reference, of ids [n] -> [n, vocab]. Raises on a failing call."""
     options = Options(
         temperature=0, max_tokens=ANSWER_TOKENS, ignore_eos=True, timeout_s=_TIMEOUT_S
     )
     messages = [Message("user", _QUESTION)]
-    with served(model) as (client, sdk):
+    with clients(served) as (client, sdk):
         if chats:
             prompt = client.tokenize(messages).ids
             reply = client.chat_once(messages, options)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from models.check.families import chatglm3, gpt_bigcode, llama3, qwen1, qwen2, qwen3
+from models.check.families import chatglm3, deployments, gpt_bigcode, llama3, qwen1, qwen2, qwen3
 from models.check.row import Row
 
 ROWS: tuple[Row, ...] = (
@@ -12,4 +12,5 @@ ROWS: tuple[Row, ...] = (
     *qwen2.ROWS,
     *qwen3.ROWS,
     *llama3.ROWS,
+    *deployments.ROWS,
 )

@@ -48,6 +48,12 @@ def test_embedding_and_head_count() -> None:
     assert {"lm_head", "greedy_head"} <= {path.stem for path in groups[-1]}
 
 
+def test_the_variants_of_a_head_follow_it() -> None:
+    variants = [NetFile(Path(f"{net}_1.bmodel"), {}) for net in ("lm_head", "greedy_head")]
+    groups = chips.group([*nets([10] * 4), *variants], 2)
+    assert {"lm_head_1", "greedy_head_1"} <= {path.stem for path in groups[-1]}
+
+
 def test_uneven_layers_are_balanced_by_weight() -> None:
     assert layers_of(chips.group(nets([30, 10, 10, 10]), 2)) == [[0], [1, 2, 3]]
     assert layers_of(chips.group(nets([1, 1, 50]), 3)) == [[0], [1], [2]]
