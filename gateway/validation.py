@@ -75,7 +75,8 @@ def validate_messages(messages: tuple[Message, ...]) -> None:
         raise InvalidArgument("messages is empty; at least one is needed", field="messages")
     for i, message in enumerate(messages):
         where = f"messages[{i}]"
-        empty = not any(message.parts)
+        # A function may return nothing.
+        empty = not (message.parts if message.role is Role.TOOL else any(message.parts))
         if empty and not message.tool_calls and message.role is not Role.ASSISTANT:
             raise InvalidArgument(
                 f"{where} of role {message.role.value} has no content", field=f"{where}.content"

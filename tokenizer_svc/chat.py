@@ -10,8 +10,10 @@ from tokenizer_svc.control import ControlTexts, Mask
 from tokenizer_svc.conversation import Conversation
 from tokenizer_svc.kinds import chatglm
 from tokenizer_svc.kinds.sentencepiece import SentencePieceTokenizer
+from tokenizer_svc.single_calls import has_parallel_calls, one_by_one
 from tokenizer_svc.template import ChatTemplate, find_sources
 from tokenizer_svc.tokenizer import Part, Tokenizer
+from tpuserve.errors import InvalidArgument
 
 # ChatML with the system text that Qwen v1 was trained with.
 QWEN_V1_TEMPLATE: Final = """\
@@ -53,6 +55,15 @@ class TemplateChat:
         self._control = ControlTexts(tokenizer.control_ids)
 
     def encode(self, conversation: Conversation) -> list[int]:
+        try:
+            return self._encode(conversation)
+        except InvalidArgument:
+            if not has_parallel_calls(conversation):
+                raise
+            # Llama 3's template is one of those that take a single call in a message.
+            return self._encode(one_by_one(conversation))
+
+    def _encode(self, conversation: Conversation) -> list[int]:
         mask = Mask(self._control)
         rendered = self._template.render(
             [message.for_template(mask) for message in conversation.messages],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import shutil
 import signal
 import sys
 import urllib.request
@@ -94,9 +95,9 @@ async def ready(process: asyncio.subprocess.Process) -> dict[str, str]:
 
 
 @contextlib.asynccontextmanager
-async def running(model: Path, listen: str) -> AsyncIterator[Service]:
+async def running(model: Path, listen: str, *more: str) -> AsyncIterator[Service]:
     process = await launch(
-        *("--model", str(model), "--listen", listen, "--metrics-listen", "127.0.0.1:0")
+        *("--model", str(model), "--listen", listen, "--metrics-listen", "127.0.0.1:0", *more)
     )
     try:
         record = await ready(process)
@@ -117,6 +118,19 @@ async def running(model: Path, listen: str) -> AsyncIterator[Service]:
 async def service(model: Path) -> AsyncIterator[Service]:
     async with running(model, "127.0.0.1:0") as started:
         yield started
+
+
+async def test_parsers_of_the_command_line_come_before_the_model_s(
+    model: Path, tmp_path: Path
+) -> None:
+    named = tmp_path / "named"
+    shutil.copytree(model, named)
+    toml = '[model]\ntool_parser = "qwen"\nreasoning_parser = "think"\n'
+    (named / "tpuserve.toml").write_text(toml)
+    ask = tokenizer_pb2.GetTokenizerInfoRequest()
+    async with running(named, f"unix:{tmp_path}/t.sock", "--tool-parser", "llama3") as service:
+        info = await service.stub.GetInfo(ask)
+    assert (info.tool_parser, info.reasoning_parser) == ("llama3", "think")
 
 
 async def send(stream: Stream, *items: Item) -> None:

@@ -28,6 +28,7 @@ from tpuserve.client import (
     NamedFunction,
     Options,
     Tool,
+    ToolCall,
     ToolMode,
 )
 from tpuserve.rpc.server import Server
@@ -313,6 +314,20 @@ async def test_a_reply_that_is_cut_says_so(qwen: World) -> None:
         (call,) = reply.tool_calls
         with pytest.raises(json.JSONDecodeError):
             json.loads(call.arguments_json)
+
+
+async def test_a_function_may_return_nothing(qwen: World) -> None:
+    qwen.answer("Done.")
+    call = ToolCall("c", "get_time", "{}")
+    messages = [
+        *QUESTION,
+        Message("assistant", tool_calls=[call], reasoning="Hm."),
+        Message("tool", "", tool_call_id="c"),
+    ]
+    reply = await qwen.client.chat_once(messages, Options(tools=[TIME]))
+    assert reply.text == "Done."
+    assert "<tool_response></tool_response>" in qwen.prompt()
+    assert "<think>Hm.</think>" in qwen.prompt()
 
 
 async def test_a_function_that_is_not_offered_is_refused(qwen: World) -> None:

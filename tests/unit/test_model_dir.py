@@ -22,6 +22,7 @@ def test_defaults_come_from_the_layout(root: Path) -> None:
     assert model.bmodel == root / "a.bmodel"
     assert model.config == root / "config"
     assert model.slots is None
+    assert (model.tool_parser, model.reasoning_parser) == (None, None)
 
 
 def test_the_table_overrides_the_defaults(root: Path) -> None:
@@ -29,6 +30,13 @@ def test_the_table_overrides_the_defaults(root: Path) -> None:
     (root / "tpuserve.toml").write_text('[model]\nname = "m"\nbmodel = "b.bmodel"\nslots = 3\n')
     model = model_dir.load(root)
     assert (model.name, model.bmodel.name, model.slots) == ("m", "b.bmodel", 3)
+
+
+def test_the_parsers_are_named_in_the_table(root: Path) -> None:
+    toml = '[model]\ntool_parser = "qwen"\nreasoning_parser = "none"\n'
+    (root / "tpuserve.toml").write_text(toml)
+    model = model_dir.load(root)
+    assert (model.tool_parser, model.reasoning_parser) == ("qwen", "none")
 
 
 @pytest.mark.parametrize(
