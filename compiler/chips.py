@@ -56,7 +56,8 @@ def _nearest_layer(net: str, layers: int) -> int:
     layer = layer_of(net)
     if layer is not None:
         return layer
-    return layers - 1 if "head" in net else 0
+    # Heads may have a file for each shape variant, with its rows behind the name.
+    return layers - 1 if "_head" in net else 0
 
 
 def _balance(sizes: Sequence[int], chips: int) -> list[int]:

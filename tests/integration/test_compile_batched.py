@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from compiler.__main__ import main
 from compiler.checkpoint import Checkpoint
@@ -19,6 +18,7 @@ from compiler.errors import CompileError
 from device_svc import _core
 from tests.golden.models import cosine
 from tests.support.compiler_environment import prepared
+from tests.support.random_llama import write_llama
 from tpuserve import model_dir, runtime_library
 from tpuserve.bmodel import reader
 
@@ -36,42 +36,14 @@ def environment() -> Environment:
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Llama of one layer with random weights."""
-    directory = tmp_path_factory.mktemp("checkpoint")
-    config = {
-        "model_type": "llama",
-        "torch_dtype": "float16",
-        "hidden_size": HIDDEN,
-        "num_hidden_layers": 1,
-        "intermediate_size": INNER,
-        "num_attention_heads": HEADS,
-        "num_key_value_heads": HEADS,
-        "vocab_size": VOCAB,
-        "hidden_act": "silu",
-        "rms_norm_eps": 1e-6,
-        "rope_theta": 10000.0,
-        "tie_word_embeddings": False,
-    }
-    (directory / "config.json").write_text(json.dumps(config))
-    (directory / "tokenizer.json").write_text("{}")
-    layer = "model.layers.0."
-    shapes = {
-        "model.embed_tokens.weight": (VOCAB, HIDDEN),
-        "lm_head.weight": (VOCAB, HIDDEN),
-        "model.norm.weight": (HIDDEN,),
-        layer + "input_layernorm.weight": (HIDDEN,),
-        layer + "post_attention_layernorm.weight": (HIDDEN,),
-        **{layer + f"self_attn.{name}_proj.weight": (HIDDEN, HIDDEN) for name in "qkvo"},
-        layer + "mlp.gate_proj.weight": (INNER, HIDDEN),
-        layer + "mlp.up_proj.weight": (INNER, HIDDEN),
-        layer + "mlp.down_proj.weight": (HIDDEN, INNER),
-    }
-    draw = np.random.default_rng(0)
-    weights = {
-        name: draw.normal(scale=0.05, size=shape).astype(np.float16)
-        for name, shape in shapes.items()
-    }
-    save_file(weights, directory / "model.safetensors")
-    return directory
+    return write_llama(
+        tmp_path_factory.mktemp("checkpoint"),
+        hidden=HIDDEN,
+        inner=INNER,
+        heads=HEADS,
+        kv_heads=HEADS,
+        vocab=VOCAB,
+    )
 
 
 @pytest.mark.usefixtures("environment")

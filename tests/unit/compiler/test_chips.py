@@ -23,7 +23,10 @@ def nets(layers: list[int], *, embedding: int = 0, head: int = 0) -> list[NetFil
     found += [
         NetFile(Path(f"block_cache_{i}_64.bmodel"), {f"{i}": n}) for i, n in enumerate(layers)
     ]
-    return [*found, *(NetFile(Path(f"{n}.bmodel"), {n: head}) for n in ("lm_head", "greedy_head"))]
+    return [
+        *found,
+        *(NetFile(Path(f"{n}.bmodel"), {n: head}) for n in ("lm_head", "greedy_head_2")),
+    ]
 
 
 def layers_of(groups: list[list[Path]]) -> list[list[int]]:
@@ -45,7 +48,7 @@ def test_embedding_and_head_count() -> None:
     groups = chips.group(nets([10] * 6, embedding=20, head=10), 3)
     assert layers_of(groups) == [[0], [1, 2, 3], [4, 5]]
     assert {"embedding", "embedding_cache"} <= {path.stem for path in groups[0]}
-    assert {"lm_head", "greedy_head"} <= {path.stem for path in groups[-1]}
+    assert {"lm_head", "greedy_head_2"} <= {path.stem for path in groups[-1]}
 
 
 def test_the_variants_of_a_head_follow_it() -> None:
