@@ -157,9 +157,14 @@ class DeviceSession:
             return  # cancelled meanwhile
         if error is None:
             self._outbox.put(_submit(sequence))
-        else:
-            self._take(sequence.id)
+            return
+        self._take(sequence.id)
+        if isinstance(error, (errors.InvalidArgument, errors.FeatureMissing)):
             sequence.fail(error)
+        else:
+            if not self.breaker.pause_s:
+                self.breaker.failed()
+            self._listener.device_lost(self, [sequence])
 
     def cancel(self, sequence: Sequence) -> None:
         """Free its slot after the running step; nothing more comes of it."""

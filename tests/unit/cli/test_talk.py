@@ -53,6 +53,30 @@ def test_complete_prints_the_text(gateway: FakeGateway, capsys: pytest.CaptureFi
     assert not request.sampling.HasField("top_p")
 
 
+def test_the_answers_form_is_asked_for(gateway: FakeGateway, tmp_path: Path) -> None:
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"type": "null"}')
+    complete = ["complete", "words 1", "--address", gateway.address]
+    assert main([*complete, "--json-schema", str(schema)]) == 0
+    assert main([*complete, "--regex", "a+"]) == 0
+    asked = [request.output_format for request in gateway.generates]
+    assert (asked[0].json_schema, asked[1].regex) == ('{"type": "null"}', "a+")
+    chat(gateway, "words 1\n", "--regex", "b")
+    assert gateway.chats[0].output_format.regex == "b"
+
+
+def test_a_schema_that_cannot_be_read_is_named(
+    gateway: FakeGateway, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    complete = ["complete", "words 1", "--address", gateway.address, "--json-schema"]
+    assert main([*complete, str(tmp_path / "none.json")]) == 1
+    assert "none.json" in capsys.readouterr().err
+    (tmp_path / "bytes.json").write_bytes(b"\xff")
+    assert main([*complete, str(tmp_path / "bytes.json")]) == 1
+    assert "bytes.json" in capsys.readouterr().err
+    assert gateway.generates == []
+
+
 def test_complete_reports_an_error(
     gateway: FakeGateway, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -19,16 +19,18 @@ from tpuserve.client import (
     Delta,
     Finished,
     FinishReason,
+    FormatKind,
     Message,
     NamedFunction,
     Options,
+    OutputFormat,
     Priority,
     Started,
     Tool,
     ToolCall,
     ToolMode,
 )
-from tpuserve.v1 import chat_pb2, generation_pb2
+from tpuserve.v1 import chat_pb2, generation_pb2, output_pb2
 
 STATUSES = [
     ("INVALID_ARGUMENT", errors.InvalidArgument),
@@ -98,6 +100,7 @@ def test_sends_every_option(client: Client, gateway: FakeGateway) -> None:
         logprobs=0,
         n=2,
         priority=Priority.BULK,
+        output_format=OutputFormat(FormatKind.CHOICE, choices=("a", "b")),
     )
     chat_options = replace(
         options,
@@ -130,6 +133,9 @@ def test_sends_every_option(client: Client, gateway: FakeGateway) -> None:
         "logprobs": generation_pb2.LogprobParams(top=0),
         "n": 2,
         "priority": generation_pb2.PRIORITY_BULK,
+        "output_format": output_pb2.OutputFormat(
+            choice=output_pb2.OutputFormat.Choice(texts=["a", "b"])
+        ),
     }
     roles = (chat_pb2.ROLE_SYSTEM, chat_pb2.ROLE_ASSISTANT, chat_pb2.ROLE_USER)
     sent = [

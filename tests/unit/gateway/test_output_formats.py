@@ -133,6 +133,16 @@ async def test_a_device_that_takes_no_vocabulary_fails_the_request_alone(
         assert reply.completions[0].text == "ABC"
 
 
+async def test_a_device_that_fails_to_take_the_vocabulary_is_one_that_was_lost(
+    start: Start,
+) -> None:
+    refusing, other = Refusing(grpc.StatusCode.UNAVAILABLE), FakeDevice(name="dev-1")
+    async with start(refusing, other) as world:
+        replies = [await world.stub.GenerateOnce(request()) for _ in range(3)]
+        assert [reply.completions[0].text for reply in replies] == ["ABC"] * 3
+        assert {reply.device for reply in replies} == {"dev-1"}
+
+
 class Slow(FakeDevice):
     """Takes the vocabulary when it is told to."""
 
