@@ -112,6 +112,10 @@ class InstantEngine:
     def restore(self, slot: int, saved: SavedRows) -> None:
         pass
 
+    @property
+    def states(self) -> None:
+        """It computes nothing."""
+
     def free(self, slot: int) -> None:
         pass
 

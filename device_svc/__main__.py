@@ -98,6 +98,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help=f"key of an encrypted bmodel; default: the file that {KEY_ENVIRONMENT} names",
     )
+    add(
+        "--allow-dumps",
+        action="store_true",
+        help="answer DumpTensors, which shows what a prompt's layers compute, to any client",
+    )
     add("--metrics-listen", metavar="HOST:PORT", help="serve Prometheus metrics here")
     add("--log-level", default="info", choices=("debug", "info", "warning", "error"))
     return parser
@@ -127,6 +132,7 @@ def _prepare(arguments: argparse.Namespace) -> tuple[DeviceConfig, OpenEngine]:
         max_waiting=arguments.max_waiting,
         itl_budget_s=arguments.itl_budget_ms / 1000,
         policy=Policy(PrefixMode(arguments.prefix_cache), arguments.preempt_host_bytes),
+        allow_dumps=arguments.allow_dumps,
     )
     open_engine = functools.partial(
         CoreEngine,

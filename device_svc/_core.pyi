@@ -271,6 +271,11 @@ class Engine:
         decode go by what is shown; copy_prefix takes it along, save and restore do not."""
     def encoded_images(self, slot: int) -> int:
         """Images that are encoded in the slot."""
+    def watch(self, slot: int, layers: Sequence[int]) -> None:
+        """From now on each prefill and decode of the slot copies the hidden states that the layers,
+        ascending, put out to the host; no layers end it."""
+    def watched(self, slot: int) -> NDArray[np.uint8]:
+        """What the slot's last prefill or decode copied, uint8 [layers, tokens, hidden state]."""
     def free(self, slot: int) -> None:
         """Forget the slot's tokens."""
     def wipe(self, slot: int) -> None:

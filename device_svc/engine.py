@@ -24,6 +24,8 @@ from device_svc.engine_api import (
     Sampling,
     SavedRows,
     SpoiledRow,
+    StateShape,
+    StateSource,
     TokenMask,
 )
 from tpuserve import encryption
@@ -181,6 +183,10 @@ class CoreEngine:
         except _core.CoreError as error:
             raise EngineFailure(str(error)) from error
 
+    @property
+    def states(self) -> StateSource:
+        return _CoreStates(self._core)
+
     def free(self, slot: int) -> None:
         self._core.free(slot)
 
@@ -200,6 +206,28 @@ class CoreEngine:
 
     def close(self) -> None:
         self._core.close()
+
+
+class _CoreStates:
+    def __init__(self, core: _core.Engine) -> None:
+        self._core = core
+
+    @property
+    def shape(self) -> StateShape:
+        spec = self._core.spec
+        return StateShape(
+            layers=spec.layers,
+            hidden_size=spec.hidden_size,
+            kv_heads=spec.kv_heads,
+            head_dim=spec.head_dim,
+            dtype=spec.dtype,
+        )
+
+    def watch(self, slot: int, layers: Sequence[int]) -> None:
+        self._core.watch(slot, layers)
+
+    def watched(self, slot: int) -> NDArray[np.uint8]:
+        return self._core.watched(slot)
 
 
 def probe(

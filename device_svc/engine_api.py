@@ -162,6 +162,31 @@ class Sampled(Protocol):
     def top(self) -> Sequence[tuple[int, float]]: ...
 
 
+@dataclass(frozen=True, slots=True)
+class StateShape:
+    """Of the hidden state and of the K or V row of one token in one layer. dtype: "float16",
+    "bfloat16" or "float32"."""
+
+    layers: int
+    hidden_size: int
+    kv_heads: int
+    head_dim: int
+    dtype: str
+
+
+class StateSource(Protocol):
+    """Hidden states, copied to the host while steps run. Used by the engine's thread only."""
+
+    @property
+    def shape(self) -> StateShape: ...
+
+    def watch(self, slot: int, layers: Sequence[int]) -> None:
+        """From now on steps of the slot copy what the layers, ascending, put out; none end it."""
+
+    def watched(self, slot: int) -> NDArray[np.uint8]:
+        """What the slot's last step copied, uint8 [layers, tokens, bytes]."""
+
+
 class Engine(Protocol):
     """One model resident on one chip group; `slots` independent sequences of tokens.
 
@@ -227,6 +252,10 @@ class Engine(Protocol):
 
     def restore(self, slot: int, saved: SavedRows) -> None:
         """Make the saved rows, of any slot of this engine, all that the slot holds."""
+
+    @property
+    def states(self) -> StateSource | None:
+        """None for an engine that has no hidden states to show."""
 
     def free(self, slot: int) -> None: ...
     def wipe(self, slot: int) -> None:

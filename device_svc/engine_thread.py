@@ -23,6 +23,7 @@ import numpy as np
 from device_svc.engine_api import Engine, EngineFailure, OpenEngine, Sampling, SpoiledRow
 from device_svc.pacing import Pacer
 from device_svc.prefix_cache import PrefixMode
+from device_svc.recording import run_recorded_step
 from device_svc.request import Report, Request
 from device_svc.scheduler import Capacity, Policy, Scheduler
 from device_svc.steps import run_moves, run_step
@@ -140,7 +141,7 @@ class EngineThread:
                 run_moves(engine, scheduler.take_moves())
                 if step is None:
                     continue
-                results = run_step(engine, step, self._masks)
+                results = run_recorded_step(engine, step, self._masks)
                 elapsed_s = self._clock() - started_s
                 for result in results:
                     if isinstance(result, ValueError):

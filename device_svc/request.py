@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from device_svc.engine_api import Sampled, Sampler
+from device_svc.recorder import Recorder
 from device_svc.token_masks import Matcher
 
 
@@ -53,6 +54,8 @@ class Request:
     prefix_key: the rows of requests with one key are kept while there is a choice.
     resume_by_prefill: put resume_ids into the KV by prefill instead of decode steps.
     matcher: what the completion must look like, at the point behind resume_ids; None for anything.
+    recorder: collects what the layers compute; then no rows of others are reused and there are no
+    stop ids.
     """
 
     key: int
@@ -67,6 +70,7 @@ class Request:
     prefix_key: str | None = None
     resume_by_prefill: bool = False
     matcher: Matcher | None = None
+    recorder: Recorder | None = None
 
 
 @dataclass(frozen=True, slots=True)

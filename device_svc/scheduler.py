@@ -268,7 +268,9 @@ class Scheduler:
     def _admit(self, waiter: Waiter, now_s: float) -> None:
         request = waiter.request
         resident = Resident(request, self._shape)
-        placement = self._cache.place(resident.fill_ids, request.prefix_key, self._slots.free)
+        # What is recorded must be computed: of one id no row is reused.
+        wanted = resident.fill_ids if request.recorder is None else resident.fill_ids[:1]
+        placement = self._cache.place(wanted, request.prefix_key, self._slots.free)
         if placement.slot != placement.source:
             self._moves.append(Copy(placement.source, placement.slot, placement.tokens))
         self._cache.hold(placement, resident.fill_ids, request.prefix_key)

@@ -31,13 +31,16 @@ _FLUSH_S: Final = 2.0
 
 @dataclass(frozen=True, slots=True)
 class DeviceConfig:
-    """max_waiting: requests beyond the slots. itl_budget_s: see `device_svc.pacing`."""
+    """max_waiting: requests beyond the slots. itl_budget_s: see `device_svc.pacing`.
+    allow_dumps: whether DumpTensors is answered.
+    """
 
     identity: Identity
     max_waiting: int = 256
     itl_budget_s: float = 0.25
     policy: Policy = field(default_factory=Policy)
     max_unread_events: int = MAX_UNREAD_EVENTS
+    allow_dumps: bool = False
 
 
 class DeviceService:
@@ -93,7 +96,16 @@ class DeviceService:
         self._registry.register(ChipCollector(engine.chip_reading, config.identity.chips))
         self._formats = Formats(engine.shape, FormatMetrics(self._registry))
         reuses = engine.shape.history and config.policy.prefix is not PrefixMode.OFF
-        self._servicer.serve(Serving(engine, sessions, self._formats, config.max_waiting, reuses))
+        self._servicer.serve(
+            Serving(
+                engine,
+                sessions,
+                self._formats,
+                config.max_waiting,
+                reuses,
+                allows_dumps=config.allow_dumps,
+            )
+        )
         await self._server.set_serving(True)
         return port
 

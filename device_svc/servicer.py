@@ -12,7 +12,7 @@ from typing import Any, Final, TypeAlias
 import grpc
 import grpc.aio
 
-from device_svc import validation
+from device_svc import dump, validation
 from device_svc.engine_api import Engine, ModelShape, Sampled, Sampling
 from device_svc.formats import Formats
 from device_svc.request import Finish, Refused, RejectReason, Request
@@ -25,12 +25,12 @@ from device_svc.sessions import (
     Sessions,
     SessionState,
 )
-from tpuserve.errors import InvalidArgument, Unavailable
+from tpuserve.errors import InvalidArgument, PermissionDenied, Unavailable
 from tpuserve.output_format import OutputFormat
 from tpuserve.rpc import status
 from tpuserve.rpc.output_format import from_wire as output_format_from_wire
 from tpuserve.rpc.vocabulary import from_wire as vocabulary_from_wire
-from tpuserve.v1 import device_pb2, device_pb2_grpc, generation_pb2
+from tpuserve.v1 import device_pb2, device_pb2_grpc, dump_pb2, generation_pb2
 
 SERVICE_NAME: Final = "tpuserve.v1.Device"
 
@@ -73,6 +73,7 @@ class Serving:
     formats: Formats
     max_waiting: int
     reuses_prefixes: bool = False
+    allows_dumps: bool = False
 
     @property
     def features(self) -> list[str]:
@@ -120,6 +121,7 @@ class DeviceServicer(device_pb2_grpc.DeviceServicer):
                 kind=identity.runtime_kind, version=engine.runtime_version
             ),
             vocabulary_sha256=serving.formats.vocabulary_sha256,
+            dumps=serving.allows_dumps,
         )
 
     async def GetLoad(
@@ -134,6 +136,19 @@ class DeviceServicer(device_pb2_grpc.DeviceServicer):
         vocabulary = await asyncio.to_thread(vocabulary_from_wire, request.vocabulary)
         await formats.put(vocabulary)
         return device_pb2.PutVocabularyReply()
+
+    async def DumpTensors(
+        self, request: dump_pb2.DumpTensorsRequest, context: Context
+    ) -> AsyncIterator[dump_pb2.DumpTensorsReply]:
+        serving = self._serving
+        if not serving.allows_dumps:
+            raise PermissionDenied("dumps are off: start the device service with --allow-dumps")
+        wanted = dump.plan(request, serving.engine, self._identity.bmodel_sha256)
+        remaining_s = context.time_remaining()
+        deadline_s = None if remaining_s is None else self._clock() + remaining_s
+        ids = await dump.run(wanted, serving.engine, serving.sessions, deadline_s)
+        for reply in dump.replies(wanted, ids):
+            yield reply
 
     async def Session(
         self, request_iterator: AsyncIterator[device_pb2.Command], context: Context

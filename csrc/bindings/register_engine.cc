@@ -108,6 +108,14 @@ py::array save(const Engine& engine, int slot) {
   return data;
 }
 
+py::array watched(const Engine& engine, int slot) {
+  const engine::WatchedStates states = engine.watched(slot);
+  const std::vector<py::ssize_t> shape = {static_cast<py::ssize_t>(states.layers),
+                                          static_cast<py::ssize_t>(states.rows),
+                                          static_cast<py::ssize_t>(states.state_bytes)};
+  return py::array_t<std::uint8_t>(shape, states.data);
+}
+
 void restore(Engine& engine, int slot, const py::array& data, int tokens) {
   const auto* source = checked_data<std::uint8_t>(data, "data", 4);
   const auto row_bytes = static_cast<py::ssize_t>(engine.kv_row_bytes());
@@ -215,6 +223,8 @@ void register_engine(py::module_& module) {
            py::arg("aspect_ratio_id"))
       .def("show_images", &Engine::show_images, py::arg("slot"), py::arg("positions"))
       .def("encoded_images", &Engine::encoded_images, py::arg("slot"))
+      .def("watch", &Engine::watch, py::arg("slot"), py::arg("layers"))
+      .def("watched", &watched, py::arg("slot"))
       .def("free", &Engine::free, py::arg("slot"))
       .def("wipe", &Engine::wipe, py::arg("slot"), NoGil())
       .def("close", &Engine::close, NoGil());

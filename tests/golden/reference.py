@@ -72,11 +72,18 @@ class Reference:
             json.loads(config_path.read_text(encoding="utf-8")), read_safetensors(weights_path)
         )
 
-    def forward(self, ids: list[int], state: KvState | None = None) -> Array:
+    def forward(
+        self,
+        ids: list[int],
+        state: KvState | None = None,
+        *,
+        hidden: list[Array] | None = None,
+    ) -> Array:
         """Logits [len(ids), vocab] float32 at every position of `ids`, which follow what `state`
         holds.
 
         `state` is extended by the keys and values of `ids`; without one the ids start a sequence.
+        `hidden` gets what each layer puts out, [len(ids), hidden size], the last after the norm.
         """
         state = KvState() if state is None else state
         if not state.keys:
@@ -92,6 +99,8 @@ class Reference:
             x = x + self._feed_forward(
                 name + "mlp.", self._norm(x, name + "post_attention_layernorm")
             )
+            if hidden is not None:
+                hidden.append(x if layer + 1 < self.layers else self._norm(x, "model.norm"))
         logits: Array = self._norm(x, "model.norm") @ self._head.T
         return logits
 

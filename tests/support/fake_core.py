@@ -268,6 +268,10 @@ class FakeEngine:
             drawn.append(SpoiledRow("NaN") if row[0] == _NAN else sampler.draw(row, mask))
         return drawn
 
+    @property
+    def states(self) -> None:
+        """Its rows are sums: there are no hidden states."""
+
     def free(self, slot: int) -> None:
         self._check_thread()
         self._kv[slot].length = 0

@@ -22,6 +22,8 @@ COMMANDS: Final = {
     "compile": "make a model directory of a Hugging Face checkpoint",
     "inspect": "show what a bmodel holds and what it costs",
     "encrypt": "encrypt a model directory's bmodels, or make a key",
+    "dump": "write what a prompt's layers compute to a .npz file",
+    "compare": "compare two such files",
     "doctor": "check runtimes, chips and limits of this machine",
     "emulator": "install or locate the chip emulator",
     "demo": "serve the demo model and ask it two questions",

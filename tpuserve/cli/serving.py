@@ -29,12 +29,15 @@ _INTERRUPTED: Final = 130
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
-    """Where the server listens, as a client on this machine reaches it."""
+    """Where the server listens, as a client on this machine reaches it. devices: the
+    device services' own addresses."""
 
     model: str
     host: str
     grpc_port: int
     http_port: int
+    devices: tuple[str, ...] = ()
+    allows_dumps: bool = False
 
     @property
     def grpc(self) -> str:
@@ -65,6 +68,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--runtime", default="auto", help="auto, pcie, soc, emulator, simchip:PROFILE or a path"
     )
     parser.add_argument("--key-file", type=Path, metavar="FILE", help="key of an encrypted bmodel")
+    parser.add_argument(
+        "--allow-dumps", action="store_true", help="let `tpuserve dump` see what prompts compute"
+    )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     parser.add_argument("--grpc-port", type=int, default=50051, help="%(default)s; 0: any free")
     parser.add_argument("--http-port", type=int, default=8000, help="%(default)s; 0: any free")
@@ -99,8 +105,12 @@ def serve(args: argparse.Namespace, on_ready: OnReady) -> int:
         raise CommandError(f"--grpc-port and --http-port are both {grpc_port}")
     # A wildcard address listens everywhere but is not one to connect to.
     reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(args.host, args.host)
-    endpoints = Endpoints(model.name, reachable, grpc_port, http_port)
     with tempfile.TemporaryDirectory(prefix="tpuserve-") as sockets:
+        endpoints = Endpoints(
+            *(model.name, reachable, grpc_port, http_port),
+            devices=tuple(f"unix:{Path(sockets) / name}" for name in _device_names(groups)),
+            allows_dumps=args.allow_dumps,
+        )
         children = _children(args, model, groups, endpoints, Path(sockets))
         with _child_output(args) as output:
             try:
@@ -116,6 +126,10 @@ def _child_output(args: argparse.Namespace) -> ChildOutput:
         raise CommandError(f"--log-dir {args.log_dir}: {error.strerror}") from error
 
 
+def _device_names(groups: Sequence[Sequence[int]]) -> list[str]:
+    return ["device"] if len(groups) == 1 else [f"device{i}" for i in range(len(groups))]
+
+
 def _children(
     args: argparse.Namespace,
     model: model_dir.ModelDir,
@@ -125,12 +139,14 @@ def _children(
 ) -> tuple[Child, ...]:
     """In starting order; they are stopped in the reverse one."""
     tokenizer = f"unix:{sockets / 'tokenizer'}"
-    names = ["device"] if len(groups) == 1 else [f"device{i}" for i in range(len(groups))]
-    devices = {name: f"unix:{sockets / name}" for name in names}
+    names = _device_names(groups)
+    devices = dict(zip(names, endpoints.devices, strict=True))
     listen = _bracketed(args.host)
     device_options = [] if args.slots is None else ["--slots", str(args.slots)]
     if args.deterministic:
         device_options.append("--deterministic")
+    if args.allow_dumps:
+        device_options.append("--allow-dumps")
     if args.key_file is not None:
         device_options += ["--key-file", str(args.key_file)]
     device_options += ["--runtime", args.runtime]

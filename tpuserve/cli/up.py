@@ -19,4 +19,6 @@ async def _announce(endpoints: Endpoints, stop: asyncio.Event) -> None:
     print(f"{endpoints.model} is ready")
     print(f"  gRPC   {endpoints.grpc}")
     print(f"  HTTP   {endpoints.http}/v1  (OpenAI API; metrics at {endpoints.http}/metrics)")
+    for device in endpoints.devices if endpoints.allows_dumps else ():
+        print(f"  dumps  tpuserve dump PROMPT -o FILE.npz --device {device}")
     print("  stop   Ctrl-C", flush=True)

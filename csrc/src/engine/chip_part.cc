@@ -1,5 +1,6 @@
 #include "chip_part.h"
 
+#include <algorithm>
 #include <optional>
 #include <utility>
 
@@ -72,15 +73,34 @@ std::vector<std::uint8_t> ChipPart::download(runtime::MemoryRef states, std::siz
   return result;
 }
 
+LayerTap ChipPart::tap(Watch* watch) {
+  if (watch == nullptr) return {};
+  return [this, watch](std::size_t layer, runtime::MemoryRef states) {
+    watch->take(*chip_, nets().first_layer + static_cast<int>(layer), states, 0);
+  };
+}
+
+LayerTap ChipPart::tap(const ContextBatch& batch) {
+  const auto watched = [](const Watch* watch) { return watch != nullptr; };
+  if (std::none_of(batch.watches.begin(), batch.watches.end(), watched)) return {};
+  return [this, &batch](std::size_t layer, runtime::MemoryRef states) {
+    for (std::size_t i = 0; i < batch.watches.size(); ++i) {
+      if (batch.watches[i] == nullptr) continue;
+      batch.watches[i]->take(*chip_, nets().first_layer + static_cast<int>(layer), states,
+                             batch.decode.tokens[i].slot);
+    }
+  };
+}
+
 void ChipPart::prefill(const Place& place, const PrefillChunk& chunk, const HeadRows* row,
-                       const Neighbours& neighbours) {
+                       const Neighbours& neighbours, Watch* watch) {
   std::optional<std::vector<std::uint8_t>> received;
   if (!receive(neighbours.before, received)) return;
   const Busy busy(*this);
   Context& context = *contexts_[place.context];
   const runtime::MemoryRef states =
       prefill_->launch(context.bmodel, context.nets, slot(place), chunk, pointer(received),
-                       chunk_images(context, images(place)));
+                       chunk_images(context, images(place)), tap(watch));
   if (neighbours.behind != nullptr) {
     // Padding too: what is hidden behind a mask must still be a number.
     neighbours.behind->put(download(states, states.size_bytes));
@@ -102,8 +122,8 @@ void ChipPart::decode(const std::vector<ContextBatch>& batches, const HeadRows& 
     if (!receive(neighbours.before, received)) return;
     const Busy busy(*this);
     Context& context = *contexts_[batch.context];
-    const DecodeStates states =
-        context.decode.launch(context.slots, batch.decode, pointer(received), step_images(context));
+    const DecodeStates states = context.decode.launch(
+        context.slots, batch.decode, pointer(received), step_images(context), tap(batch));
     if (neighbours.behind != nullptr) {
       const std::size_t bytes = static_cast<std::size_t>(states.rows) * state_bytes_;
       neighbours.behind->put(download(states.memory, bytes));

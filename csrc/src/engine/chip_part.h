@@ -13,6 +13,7 @@
 #include "tpuserve/runtime/chip.h"
 #include "tpuserve/runtime/library.h"
 #include "vision.h"
+#include "watch.h"
 
 namespace tpuserve::engine {
 
@@ -27,6 +28,7 @@ struct ContextBatch {
   std::size_t context;
   DecodeBatch decode;
   std::vector<std::size_t> targets;
+  std::vector<Watch*> watches;  // of each token, null where nobody watches
 };
 
 // The neighbours' ends of the links to them; null at the ends of the model.
@@ -57,7 +59,7 @@ class ChipPart {
 
   // Fills the rows of a chunk. With `row`, and in the last part, reads the head of its last token.
   void prefill(const Place& place, const PrefillChunk& chunk, const HeadRows* row,
-               const Neighbours& neighbours);
+               const Neighbours& neighbours, Watch* watch);
   // Runs the batches one behind the other, each as soon as the part before has done it; the last
   // part reads its results into `rows`.
   void decode(const std::vector<ContextBatch>& batches, const HeadRows& rows,
@@ -79,6 +81,8 @@ class ChipPart {
 
   KvRows& slot(const Place& place) const { return contexts_[place.context]->slots[place.row]; }
   std::size_t layers_before(int rows) const;
+  LayerTap tap(Watch* watch);
+  LayerTap tap(const ContextBatch& batch);
   std::vector<std::uint8_t> download(runtime::MemoryRef states, std::size_t bytes);
 
   runtime::BmodelSource source_;

@@ -140,7 +140,8 @@ bool Decode::begin_images(const StepImages& images, const DecodeBatch& batch, in
 }
 
 DecodeStates Decode::launch(const std::vector<KvRows>& slots, const DecodeBatch& batch,
-                            const std::vector<std::uint8_t>* states, const StepImages& images) {
+                            const std::vector<std::uint8_t>* states, const StepImages& images,
+                            const LayerTap& tap) {
   Variant& variant = smallest_for(batch);
   upload(variant, batch);
   const bool sees = begin_images(images, batch, variant.shape.rows);
@@ -158,6 +159,7 @@ DecodeStates Decode::launch(const std::vector<KvRows>& slots, const DecodeBatch&
     }
     place_rows(step.outputs, *step.variant, layer, slots, batch);
     bmodel_.launch(*step.net, step.inputs, step.outputs);
+    if (tap) tap(layer, step.outputs[port::kOutStates].memory);
   }
   return {variant.layers.back().outputs[port::kOutStates].memory, variant.shape.rows};
 }

@@ -6,6 +6,7 @@
 
 #include "cross_attention.h"
 #include "kv_rows.h"
+#include "prefill.h"
 #include "tpuserve/engine/discovery.h"
 #include "tpuserve/engine/mask.h"
 #include "tpuserve/runtime/bmodel.h"
@@ -49,7 +50,8 @@ class Decode {
   // rows. `states`: what the part before this one gave for the same batch, null in the first part.
   // Does not wait.
   DecodeStates launch(const std::vector<KvRows>& slots, const DecodeBatch& batch,
-                      const std::vector<std::uint8_t>* states, const StepImages& images);
+                      const std::vector<std::uint8_t>* states, const StepImages& images,
+                      const LayerTap& tap);
 
  private:
   // A launch of one net in one shape variant.

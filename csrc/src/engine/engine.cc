@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <map>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -21,6 +22,7 @@ struct Engine::Resident {
   std::vector<Link> links;   // links[i]: from part i to part i + 1
   std::vector<int> lengths;  // tokens in each slot
   std::size_t contexts = 0;
+  std::map<int, Watch> watches;  // by slot
 
   Resident(std::shared_ptr<runtime::Library> shared_library, std::size_t chips)
       : library(std::move(shared_library)), lanes(chips), parts(chips), links(chips - 1) {}
@@ -41,6 +43,11 @@ struct Engine::Resident {
   Place place(int slot) const {
     const auto index = static_cast<std::size_t>(slot);
     return {index % contexts, index / contexts};
+  }
+  // Null for a slot that nobody watches.
+  Watch* watch(int slot) {
+    const auto found = watches.find(slot);
+    return found == watches.end() ? nullptr : &found->second;
   }
   int& length(int slot) { return lengths[static_cast<std::size_t>(slot)]; }
   // Of a context's slots, those past the last that the engine has included.
@@ -198,9 +205,11 @@ void Engine::prefill(int slot, const std::int32_t* ids, std::size_t count, int p
   check_ids(ids, count);
 
   length = position;
+  Watch* watch = r.watch(slot);
+  if (watch != nullptr) watch->begin(count);
   const PrefillChunk chunk{ids, static_cast<int>(count), position};
   r.run([&](ChipPart& part, const Neighbours& neighbours) {
-    part.prefill(r.place(slot), chunk, row, neighbours);
+    part.prefill(r.place(slot), chunk, row, neighbours, watch);
   });
   length = end;
 }
@@ -238,12 +247,14 @@ void Engine::decode(const std::vector<int>& slots, const std::int32_t* ids, cons
 
   std::vector<ContextBatch> batches;
   for (std::size_t context = 0; context < r.contexts; ++context) {
-    ContextBatch batch{context, {r.lengths_in(context), {}}, {}};
+    ContextBatch batch{context, {r.lengths_in(context), {}}, {}, {}};
     for (std::size_t i = 0; i < slots.size(); ++i) {
       const Place place = r.place(slots[i]);
       if (place.context != context) continue;
       batch.decode.tokens.push_back({place.row, ids[i]});
       batch.targets.push_back(i);
+      batch.watches.push_back(r.watch(slots[i]));
+      if (batch.watches.back() != nullptr) batch.watches.back()->begin(1);
     }
     if (!batch.targets.empty()) batches.push_back(std::move(batch));
   }
@@ -346,6 +357,31 @@ void Engine::show_images(int slot, const std::vector<int>& positions) {
     lowest = position + 1;
   }
   r.run([&](ChipPart& part, const Neighbours&) { part.show_images(r.place(slot), positions); });
+}
+
+void Engine::watch(int slot, const std::vector<int>& layers) {
+  Resident& r = resident();
+  check_slot(slot);
+  int previous = -1;
+  for (const int layer : layers) {
+    if (layer <= previous || layer >= spec_.layers) {
+      refuse("layer " + std::to_string(layer) + ": expected ascending numbers from 0 to " +
+             std::to_string(spec_.layers - 1));
+    }
+    previous = layer;
+  }
+  r.watches.erase(slot);
+  if (layers.empty()) return;
+  const std::size_t bytes = static_cast<std::size_t>(spec_.hidden_size) * size_bytes(spec_.dtype);
+  r.watches.emplace(slot, Watch(layers, bytes));
+}
+
+WatchedStates Engine::watched(int slot) const {
+  Resident& r = resident();
+  check_slot(slot);
+  const Watch* watch = r.watch(slot);
+  if (watch == nullptr) refuse("slot " + std::to_string(slot) + " is not watched");
+  return {watch->data().data(), watch->layers(), watch->rows(), watch->state_bytes()};
 }
 
 void Engine::free(int slot) {

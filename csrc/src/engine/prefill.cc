@@ -73,7 +73,7 @@ Prefill::Prefill(runtime::Chip& chip, const ModelNets& nets)
 
 MemoryRef Prefill::launch(Bmodel& bmodel, const ModelNets& nets, const KvRows& kv,
                           const PrefillChunk& chunk, const std::vector<std::uint8_t>* states_in,
-                          const ChunkImages& images) {
+                          const ChunkImages& images, const LayerTap& tap) {
   const bool later = chunk.position > 0;
   Kind& kind = later ? *later_ : first_;
   const Launch launch{chunk.count, chunk.position, kind.dynamic ? chunk.count : kind.rows};
@@ -100,6 +100,7 @@ MemoryRef Prefill::launch(Bmodel& bmodel, const ModelNets& nets, const KvRows& k
     }
     launch_layer(bmodel, nets.layers[layer], layer, kv, launch, states, spare);
     std::swap(states, spare);
+    if (tap) tap(layer, states);
   }
   return states.slice(0, static_cast<std::size_t>(launch.rows) * state_bytes_);
 }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <vector>
 
@@ -26,6 +27,10 @@ struct ChunkImages {
   const ImageSlot* slot = nullptr;
 };
 
+// Called with each layer of the part as soon as it is launched, and where its hidden states will
+// be.
+using LayerTap = std::function<void(std::size_t layer, runtime::MemoryRef states)>;
+
 // Runs prefill nets of any context of one bmodel. Owns what the contexts can share: the memory of
 // hidden states, positions and mask. It lies apart from the nets' own, because that overlaps
 // between the nets of a runtime: what one net leaves there the next may overwrite before it reads
@@ -40,7 +45,7 @@ class Prefill {
   // the part before it gave for the same tokens, in place of `ids`.
   runtime::MemoryRef launch(runtime::Bmodel& bmodel, const ModelNets& nets, const KvRows& kv,
                             const PrefillChunk& chunk, const std::vector<std::uint8_t>* states,
-                            const ChunkImages& images);
+                            const ChunkImages& images, const LayerTap& tap);
 
  private:
   // A chunk, and the rows of its launch: `count`, or what a static net was compiled for.

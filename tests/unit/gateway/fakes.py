@@ -23,6 +23,7 @@ from tpuserve.v1 import (
     chat_pb2,
     device_pb2,
     device_pb2_grpc,
+    dump_pb2,
     generation_pb2,
     output_pb2,
     tokenizer_pb2,
@@ -327,6 +328,11 @@ class FakeDevice(Peer, device_pb2_grpc.DeviceServicer):
         self, request: device_pb2.GetLoadRequest, context: Context
     ) -> device_pb2.Load:
         return self._load()
+
+    async def DumpTensors(
+        self, request: dump_pb2.DumpTensorsRequest, context: Context
+    ) -> AsyncIterator[dump_pb2.DumpTensorsReply]:
+        yield dump_pb2.DumpTensorsReply()
 
     async def PutVocabulary(
         self, request: device_pb2.PutVocabularyRequest, context: Context

@@ -16,7 +16,7 @@ from tpuserve import errors
 from tpuserve.rpc.options import channel_options
 from tpuserve.rpc.server import AddressError, Server
 from tpuserve.rpc.status import from_rpc_error
-from tpuserve.v1 import device_pb2, device_pb2_grpc
+from tpuserve.v1 import device_pb2, device_pb2_grpc, dump_pb2
 
 SERVICE = "tpuserve.v1.Device"
 
@@ -42,6 +42,11 @@ class Device(device_pb2_grpc.DeviceServicer):
 
     async def PutVocabulary(self, request: Any, context: Any) -> device_pb2.PutVocabularyReply:
         return device_pb2.PutVocabularyReply()
+
+    async def DumpTensors(
+        self, request: Any, context: Any
+    ) -> AsyncIterator[dump_pb2.DumpTensorsReply]:
+        yield dump_pb2.DumpTensorsReply()
 
     async def Session(self, requests: Any, context: Any) -> AsyncIterator[device_pb2.Event]:
         try:

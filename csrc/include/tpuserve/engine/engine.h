@@ -19,6 +19,14 @@ struct HeadRows {
   std::int32_t* tokens = nullptr;  // one per row
 };
 
+// Hidden states: [layers, rows, state_bytes] bytes. `data` is valid until the engine's next call.
+struct WatchedStates {
+  const std::uint8_t* data;
+  std::size_t layers;
+  std::size_t rows;
+  std::size_t state_bytes;
+};
+
 // How an engine is opened. `slots`: at most the rows of the decode nets for each chip, when those
 // are compiled for several sequences; else each slot is a context of its own. `deterministic`:
 // every decode step runs the largest shape variant of its nets, so that no bit of a result depends
@@ -82,6 +90,12 @@ class Engine {
   void show_images(int slot, const std::vector<int>& positions);
   // Images of the slot that are encoded.
   int encoded_images(int slot) const;
+
+  // From now on each prefill and decode of the slot copies the hidden states that the layers put
+  // out to the host, which makes it slower. `layers`: ascending; no layers end it.
+  void watch(int slot, const std::vector<int>& layers);
+  // Of the slot's last prefill or decode. std::invalid_argument when nobody watches it.
+  WatchedStates watched(int slot) const;
 
   // Gives memory and chip back; the calls above then throw CoreError. Idempotent.
   void close();
