@@ -111,7 +111,8 @@ def plan(
         vocab_size=tokenizer.vocab_size,
         deadline_s=request.deadline_s,
         prefix_key=request.prefix_key,
-        answer=wish(prompt),
+        # The text of a format is all the format's.
+        answer=wish(prompt) if request.output_format is None else None,
         output_format=output_format,
         images=encoded.images,
     )

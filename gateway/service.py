@@ -236,7 +236,13 @@ class GenerationService:
         output_format = request.output_format or encoded.output_format
         if output_format is None:
             return None
-        await self._formats.check(output_format)
+        try:
+            await self._formats.check(output_format)
+        except errors.InvalidArgument as error:
+            if request.output_format is not None:
+                raise
+            message = f"the calls that tool_choice asks for cannot be forced: {error.message}"
+            raise errors.InvalidArgument(message, field="tools") from error
         model.metrics.formats[output_format.kind.value] += 1
         return PlannedFormat(output_format, await tokenizer.vocabulary())
 

@@ -12,7 +12,7 @@ from gateway.answer import CallPiece, Given, Text, joined, whole_calls
 from gateway.request import ToolCall, ToolCallDelta
 from gateway.tool_validation import MAX_TOOLS, MAX_TOOLS_BYTES
 from tests.unit.gateway.conftest import World
-from tpuserve.v1 import chat_pb2, generation_pb2
+from tpuserve.v1 import chat_pb2, generation_pb2, output_pb2
 
 HI: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
 
@@ -154,6 +154,29 @@ async def test_the_tokenizer_learns_what_was_asked(world: World) -> None:
     assert not asked.HasField("tool_choice")
     assert not unasked.HasField("thinking")
     assert not unasked.tools
+
+
+async def test_a_format_of_the_request_s_own_is_all_text(world: World) -> None:
+    regex = output_pb2.OutputFormat(regex="[A-Z]+")
+    await world.stub.ChatOnce(chat(output_format=regex, tools=[chat_pb2.Tool(name="f")]))
+    (opening,) = (
+        item.open
+        for command in world.tokenizer.commands
+        for item in command.items
+        if item.HasField("open")
+    )
+    assert not opening.HasField("answer")
+
+
+async def test_calls_that_cannot_be_forced_are_blamed_on_the_tools(world: World) -> None:
+    world.tokenizer.demanded = output_pb2.OutputFormat(grammar='start: %json {"type": 1}')
+    tools = [chat_pb2.Tool(name="f")]
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await world.stub.ChatOnce(chat(tools=tools, tool_choice=chat_pb2.ToolChoice(function="f")))
+    assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "the calls that tool_choice asks for cannot be forced: grammar:" in str(
+        error.value.details()
+    )
 
 
 async def test_old_routes_leave_answers_as_they_are(world: World) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import llguidance
@@ -12,7 +14,11 @@ from tests.unit.tokenizer_svc.answer_texts import read
 from tokenizer_svc.answers.formats import AnswerFormats
 from tokenizer_svc.answers.grammar import forced_calls
 from tokenizer_svc.conversation import Tool
+from tokenizer_svc.loading import LoadedTokenizer, load
+from tokenizer_svc.vocabulary import vocabulary_of
 from tpuserve.errors import FeatureMissing, InvalidArgument
+from tpuserve.grammar import lark_of
+from tpuserve.output_format import FormatKind, OutputFormat
 
 WEATHER = Tool(
     "get_weather",
@@ -134,6 +140,70 @@ def test_tags_that_are_control_tokens_are_named_by_id() -> None:
     assert '"<tool_call>' not in made
     matcher = llguidance.LLMatcher(BYTES, llguidance.grammar_from("lark", made))
     assert not matcher.get_error()
+
+
+class Tokens:
+    """A tokenizer's tokens in the form that llguidance reads."""
+
+    is_tokenizer_wrapper = True
+    bos_token_id = None
+
+    def __init__(self, model: LoadedTokenizer) -> None:
+        vocabulary = vocabulary_of(model)
+        self.tokens = list(vocabulary.tokens)
+        self.special_token_ids = list(vocabulary.special_ids)
+        self.eos_token_id = vocabulary.eos_ids[0]
+
+    def __call__(self, text: bytes | str) -> list[int]:
+        return []
+
+
+def passes(model: LoadedTokenizer, ids: list[int]) -> bool:
+    made = forced_calls(
+        model.answers,
+        TOOLS,
+        function=None,
+        parallel=True,
+        prompt_end="",
+        control_ids=model.tokenizer.control_ids,
+    )
+    tokenizer = llguidance.LLTokenizer(Tokens(model))  # type: ignore[arg-type]
+    lark = lark_of(OutputFormat(FormatKind.GRAMMAR, made))
+    matcher = llguidance.LLMatcher(tokenizer, llguidance.LLMatcher.grammar_from_lark(lark))
+    assert not matcher.get_error(), matcher.get_error()
+    return matcher.try_consume_tokens(ids) == len(ids) and matcher.is_accepting()
+
+
+def chatglm_ids(model: LoadedTokenizer) -> list[int]:
+    """As the model's own format writes a call: metadata and text are encoded apart."""
+    encode = model.tokenizer.encode
+    call = '```python\ntool_call(city="北京", days=3)\n```'
+    return [
+        *encode("get_weather\n", add_special_tokens=False),
+        *encode(call, add_special_tokens=False),
+    ]
+
+
+def test_the_tokens_of_calls_pass(loaded: dict[str, LoadedTokenizer]) -> None:
+    assert passes(loaded["chatglm"], chatglm_ids(loaded["chatglm"]))
+    for parser, write in (("qwen", qwen), ("llama3", llama)):
+        model = replace(loaded["byte_level"], answers=AnswerFormats(parser))
+        ids = model.tokenizer.encode(write("get_weather", ROME), add_special_tokens=False)
+        assert passes(model, ids)
+        assert not passes(model, ids[:-1])
+
+
+@pytest.mark.parametrize("real_config", ["chatglm3-6b"], indirect=True)
+def test_the_tokens_of_published_chatglm3_calls_pass(real_config: Path) -> None:
+    model = load(real_config, max_characters=1000)
+    assert passes(model, chatglm_ids(model))
+
+
+@pytest.mark.parametrize("real_config", ["qwen-v1"], indirect=True)
+def test_the_tokens_of_calls_in_published_qwen_tokens_pass(real_config: Path) -> None:
+    model = load(real_config, max_characters=1000, tool_parser="qwen")
+    text = qwen("get_weather", '{"city": "北京"}')
+    assert passes(model, model.tokenizer.encode(text, add_special_tokens=False))
 
 
 def test_chatglm3_keywords_come_in_any_selection() -> None:
