@@ -9,7 +9,9 @@ from compiler.errors import CompileError
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """Sizes in elements. `qkv_bias` and `qk_norm`: the attention has these weights."""
+    """Sizes in elements. `qkv_bias` and `qk_norm`: the attention has these weights. positions: rows
+    of the position table of GPTBigCode's layers, which have biases and no gate; 0 for all others.
+    """
 
     layers: int
     hidden: int
@@ -21,6 +23,7 @@ class Architecture:
     tied: bool
     qkv_bias: bool
     qk_norm: bool
+    positions: int = 0
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "Architecture":
@@ -30,6 +33,8 @@ class Architecture:
             return cls._qwen1(config)
         if model_type == "chatglm":
             return cls._chatglm(config)
+        if model_type == "gpt_bigcode":
+            return cls._gpt_bigcode(config)
         if model_type not in ("llama", "qwen2", "qwen3", "baichuan"):
             raise CompileError(f"no estimate for model_type {model_type!r}")
         heads = int(config["num_attention_heads"])
@@ -78,6 +83,23 @@ class Architecture:
             qk_norm=False,
         )
 
+    @classmethod
+    def _gpt_bigcode(cls, config: Mapping[str, Any]) -> "Architecture":
+        hidden, heads = int(config["n_embd"]), int(config["n_head"])
+        return cls(
+            layers=int(config["n_layer"]),
+            hidden=hidden,
+            heads=heads,
+            kv_heads=1,
+            head_dim=hidden // heads,
+            inner=int(config.get("n_inner") or 4 * hidden),
+            vocab=int(config["vocab_size"]),
+            tied=True,
+            qkv_bias=True,
+            qk_norm=False,
+            positions=int(config["n_positions"]),
+        )
+
     @property
     def kv_elements_per_token(self) -> int:
         """Of all layers, keys and values."""
@@ -89,8 +111,9 @@ class Architecture:
         Two layers, so that the first, which is the one compiled, is not the last (which holds the
         final norm).
         """
+        plain = "gpt_bigcode" if self.positions else "qwen2"
         return {
-            "model_type": "qwen3" if self.qk_norm else "qwen2",
+            "model_type": "qwen3" if self.qk_norm else plain,
             "torch_dtype": "float16",
             "num_hidden_layers": 2,
             "hidden_size": self.hidden,
@@ -99,14 +122,15 @@ class Architecture:
             "head_dim": self.head_dim,
             "intermediate_size": self.inner,
             "vocab_size": vocab,
-            "hidden_act": "silu",
+            "hidden_act": "gelu" if self.positions else "silu",
             "rms_norm_eps": 1e-6,
             "rope_theta": 10000.0,
             "tie_word_embeddings": False,
         }
 
     def layer_shapes(self, vocab: int) -> dict[str, tuple[int, ...]]:
-        """Shapes of the first layer's weights, the embedding and the head, by checkpoint name."""
+        """Shapes of the first layer's weights, the embedding and the head, as the converter names
+        them."""
         attention, mlp = "model.layers.0.self_attn.", "model.layers.0.mlp."
         query, key = self.heads * self.head_dim, self.kv_heads * self.head_dim
         shapes: dict[str, tuple[int, ...]] = {
@@ -119,13 +143,26 @@ class Architecture:
             attention + "k_proj.weight": (key, self.hidden),
             attention + "v_proj.weight": (key, self.hidden),
             attention + "o_proj.weight": (self.hidden, query),
-            mlp + "gate_proj.weight": (self.inner, self.hidden),
             mlp + "up_proj.weight": (self.inner, self.hidden),
             mlp + "down_proj.weight": (self.hidden, self.inner),
         }
         if self.qkv_bias:
             widths = {"q": query, "k": key, "v": key}
             shapes |= {f"{attention}{n}_proj.bias": (w,) for n, w in widths.items()}
+        if self.positions:
+            shapes |= self._plain_shapes(shapes)
+        else:
+            shapes[mlp + "gate_proj.weight"] = (self.inner, self.hidden)
         if self.qk_norm:
             shapes |= {f"{attention}{n}_norm.weight": (self.head_dim,) for n in ("q", "k")}
         return shapes
+
+    def _plain_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+        """The table of positions, and a bias for every norm and projection of the layer."""
+        layer = {name: shape for name, shape in shapes.items() if name.startswith("model.layers.")}
+        biases = {
+            name.replace(".weight", ".bias"): shape[:1]
+            for name, shape in layer.items()
+            if name.endswith(".weight")
+        }
+        return {**biases, "model.embed_positions.weight": (self.positions, self.hidden)}

@@ -22,6 +22,7 @@ from llm.transformers_compat import Config  # type: ignore[import-not-found] # n
 from compiler.batched.arguments import arguments_of  # noqa: E402
 from compiler.batched.converter import BatchedConverter  # noqa: E402
 from compiler.batched.ladder import Variant  # noqa: E402
+from compiler.families.gpt_bigcode_converter import SlotsConverter  # noqa: E402
 
 _TILE_ELEMENTS = 1 << 20
 
@@ -65,6 +66,10 @@ class LayerConverter(BatchedConverter):
             self.execute_tasks()
 
 
+class PlainLayerConverter(LayerConverter, SlotsConverter):
+    """Of GPTBigCode."""
+
+
 def main() -> int:
     job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     output = Path(job["output"])
@@ -74,7 +79,8 @@ def main() -> int:
     arguments = arguments_of(job)
     # History implies dynamic prefill, but only static nets leave a profile.
     arguments.dynamic = False
-    converter = LayerConverter(
+    plain = job["config"]["model_type"] == "gpt_bigcode"
+    converter = (PlainLayerConverter if plain else LayerConverter)(
         arguments,
         Config(job["config"]),
         loader=RandomWeights(job["shapes"]),

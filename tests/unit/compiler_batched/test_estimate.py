@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from compiler.__main__ import main, options_of, parse
+from compiler.checkpoint import Checkpoint
 from compiler.errors import CompileError
 from compiler.estimate.architecture import Architecture
 from compiler.estimate.command import plan_of, report
@@ -15,6 +16,9 @@ from compiler.estimate.measure import Costs, Plan
 from compiler.estimate.predict import CHIP_MEMORY_BYTES, first_token_ms, predict
 from compiler.estimate.profile import NetCost, parse_profile
 from compiler.estimate.published import MEASURED
+from compiler.families.tensor_file import entries_in
+from tests.support import llama_checkpoints, tiny_checkpoints
+from tests.support.tiny_checkpoints import VOCAB, TinyCheckpoint
 
 QWEN2 = {
     "model_type": "qwen2",
@@ -70,6 +74,32 @@ def test_the_layers_weights_are_those_of_its_kind(model_type: str) -> None:
     assert (attention + "k_norm.weight" in shapes) == (model_type == "qwen3")
     assert shapes[attention + "k_proj.weight"] == (512, 3584)
     assert shapes["lm_head.weight"] == (100, 3584)
+
+
+@pytest.mark.parametrize(
+    "tiny",
+    [
+        tiny_checkpoints.gpt_bigcode(),
+        tiny_checkpoints.qwen1(),
+        tiny_checkpoints.chatglm3(),
+        llama_checkpoints.qwen3(),
+    ],
+    ids=lambda tiny: str(tiny.config["model_type"]),
+)
+def test_the_layers_weights_are_what_a_checkpoint_is_staged_as(
+    tiny: TinyCheckpoint, tmp_path: Path
+) -> None:
+    Checkpoint.open(tiny.write(tmp_path / "own")).stage(tmp_path / "staged", "f16")
+    staged: dict[str, tuple[int, ...]] = {}
+    for path in (tmp_path / "staged").glob("*.safetensors"):
+        staged |= {name: entry.shape for name, entry in entries_in(path).items()}
+    # Final norms are the last layer's.
+    wanted = {n: s for n, s in staged.items() if ".layers.1." not in n and "model.norm." not in n}
+    got = Architecture.of(tiny.config).layer_shapes(VOCAB)
+    heads = {"lm_head.weight", "model.norm.weight"}
+    assert {n: s for n, s in got.items() if n not in heads} == {
+        n: s for n, s in wanted.items() if n not in heads
+    }
 
 
 def test_a_profile_gives_time_and_traffic(tmp_path: Path) -> None:
