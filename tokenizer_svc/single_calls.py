@@ -31,7 +31,7 @@ def _one_by_one(messages: Sequence[Message]) -> Iterator[Message]:
         results = list(messages[start:position])
         for number, call in enumerate(message.tool_calls):
             # What was said before the calls is said once.
-            said = message if number == 0 else replace(message, content="", reasoning="")
+            said = message if number == 0 else replace(message, content="", reasoning="", pieces=())
             yield replace(said, tool_calls=(call,))
             answers = [result for result in results if result.tool_call_id == call.id]
             yield from answers
