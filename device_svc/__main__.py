@@ -7,27 +7,25 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import os
 import socket
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Final
 
-from device_svc.engine import CoreEngine
+from device_svc.engine import emulator_memory_bytes
 from device_svc.engine_api import OpenEngine
+from device_svc.loading import DEFAULT_SLOTS, LoadOptions, plan_model
 from device_svc.prefix_cache import PrefixMode
 from device_svc.process import Endpoints, run_device
 from device_svc.scheduler import Policy
 from device_svc.service import DeviceConfig
 from device_svc.servicer import Identity
-from tpuserve import bmodel, chips, encryption, model_dir, runtime_library
+from device_svc.swap import ModelPlan, SwapConfig
+from tpuserve import chips, runtime_library
 from tpuserve.encryption.key import ENVIRONMENT as KEY_ENVIRONMENT
 from tpuserve.rpc import logging
-
-DEFAULT_SLOTS: Final = 4
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -103,6 +101,15 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="answer DumpTensors, which shows what a prompt's layers compute, to any client",
     )
+    add(
+        "--swap-root",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="SwapModel may load model directories that are this one or below it; may be repeated; "
+        "default: the model stays",
+    )
     add("--metrics-listen", metavar="HOST:PORT", help="serve Prometheus metrics here")
     add("--log-level", default="info", choices=("debug", "info", "warning", "error"))
     return parser
@@ -110,89 +117,48 @@ def _parser() -> argparse.ArgumentParser:
 
 def _prepare(arguments: argparse.Namespace) -> tuple[DeviceConfig, OpenEngine]:
     """Everything that can be checked without opening a chip. Raises OSError or ValueError."""
-    model = model_dir.load(arguments.model)
-    parts = [_read_part(path, arguments.key_file) for path in model.bmodels]
-    sha256 = _model_sha256(model, parts)
-    memories = [bmodel.memory_budget(part.nets) for part in parts]
-    group = _group(arguments.devices, len(parts))
     library = runtime_library.find(arguments.runtime)
     os.environ.update(library.environment)
     if library.emulator and arguments.log_level != "debug":
         _mute_stdout()
-    batch = memories[0].context_slots
-    slots = arguments.slots or model.slots or _default_slots(batch, len(group))
+    options = LoadOptions(
+        library,
+        arguments.devices,
+        slots=arguments.slots,
+        deterministic=arguments.deterministic,
+        key_file=arguments.key_file,
+    )
+    model = plan_model(arguments.model, options)
+    # From now on the device has these chips.
+    options = replace(options, chips=model.chips)
     config = DeviceConfig(
         identity=Identity(
-            name=arguments.name or f"{socket.gethostname()}:{','.join(map(str, group))}",
+            name=arguments.name or f"{socket.gethostname()}:{','.join(map(str, model.chips))}",
             model_name=model.name,
-            bmodel_sha256=sha256,
-            chips=group,
+            bmodel_sha256=model.sha256,
+            chips=model.chips,
             runtime_kind=library.kind,
         ),
         max_waiting=arguments.max_waiting,
         itl_budget_s=arguments.itl_budget_ms / 1000,
         policy=Policy(PrefixMode(arguments.prefix_cache), arguments.preempt_host_bytes),
         allow_dumps=arguments.allow_dumps,
+        swap=_swap_config(arguments.swap_root, model, options),
     )
-    open_engine = functools.partial(
-        CoreEngine,
-        [part.source for part in parts],
-        library.directory,
-        emulator=library.emulator,
-        chips=group,
-        slots=slots,
-        memories=memories,
-        vocab_size=_config_vocab_size(model.config),
-        deterministic=arguments.deterministic,
-        # That driver's runtime takes weights from the file as they are.
-        decrypt_whole=library.kind == "soc",
-    )
-    return config, open_engine
+    return config, functools.partial(model.open_engine, memories=model.memories)
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """source: what the engine loads."""
-
-    source: Path | encryption.Opened
-    nets: bmodel.Bmodel
-
-
-def _read_part(path: Path, key_file: Path | None) -> _Part:
-    """Raises OSError or ValueError."""
-    opened = encryption.unlock(path, key_file)
-    if opened is None:
-        return _Part(path, bmodel.read(path))
-    return _Part(opened, encryption.read_bmodel(opened))
-
-
-def _model_sha256(model: model_dir.ModelDir, parts: Sequence[_Part]) -> str:
-    """Of the plain bmodels. Raises OSError or ValueError."""
-    sources = [part.source for part in parts]
-    if any(isinstance(source, Path) for source in sources):
-        return model_dir.bmodel_sha256(model)
-    # What a hash would find, decrypting finds: no need to read the files twice.
-    return model_dir.joined_sha256(
-        source.container.public.sha256
-        for source in sources
-        if isinstance(source, encryption.Opened)
-    )
-
-
-def _group(asked: tuple[int, ...] | None, parts: int) -> tuple[int, ...]:
-    """One chip group. Raises ValueError unless it has a chip for each part of the model."""
-    groups = chips.groups(asked, parts)
-    if len(groups) > 1:
-        raise ValueError(
-            f"--devices names {len(asked or ())} chips, the model was compiled for {parts}: a "
-            "device service runs one group"
-        )
-    return groups[0]
-
-
-def _default_slots(batch: int, chips: int) -> int:
-    """Enough that each chip can work on requests of its own."""
-    return batch * chips if batch > 1 else max(DEFAULT_SLOTS, 2 * chips)
+def _swap_config(
+    roots: Sequence[Path], model: ModelPlan, options: LoadOptions
+) -> SwapConfig | None:
+    if not roots:
+        return None
+    for root in roots:
+        if not root.is_dir():
+            raise ValueError(f"--swap-root {root} is not a directory")
+    chip_bytes = emulator_memory_bytes() if options.library.emulator else None
+    plan = functools.partial(plan_model, options=options)
+    return SwapConfig(tuple(root.resolve() for root in roots), plan, model, chip_bytes)
 
 
 def _mute_stdout() -> None:
@@ -200,20 +166,6 @@ def _mute_stdout() -> None:
     sink = os.open(os.devnull, os.O_WRONLY)
     os.dup2(sink, 1)
     os.close(sink)
-
-
-def _config_vocab_size(config: Path) -> int:
-    """Rows of the embedding as config.json has them; 0 without that file or entry."""
-    path = config / "config.json"
-    if not path.exists():
-        return 0
-    try:
-        size = json.loads(path.read_text(encoding="utf-8")).get("vocab_size", 0)
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"{path} is not a JSON object: {error}") from error
-    if not isinstance(size, int) or size < 0:
-        raise ValueError(f"{path}: vocab_size is {size!r}, must be a count")
-    return size
 
 
 def _count(text: str) -> int:

@@ -36,6 +36,8 @@ _INT_MAX: Final = 2**31 - 1
 _GROUPS_PER_CHIP: Final = 4
 # The emulator reports no size; its own variable for one is hexadecimal.
 _EMULATOR_MEMORY: Final = "0x100000000"
+# Its first allocation lies so far above the beginning of its memory.
+_EMULATOR_RESERVED: Final = 0x5100000
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,13 +287,19 @@ def _check_chips(library: _core.Library, chips: Sequence[int]) -> None:
             )
 
 
+def emulator_memory_bytes() -> int:
+    """Memory of the emulated chip for bmodels, which it does not report."""
+    total = int(os.environ.get("CMODEL_GLOBAL_MEM_SIZE", _EMULATOR_MEMORY), 16)
+    return max(0, total - _EMULATOR_RESERVED)
+
+
 def _check_memory(
     status: _core.ChipStatus, memory: MemoryBudget, slots: int, *, emulator: bool
 ) -> None:
     """Where the size is known. The runtime ends the process when it runs out of memory."""
     total = status.memory_total_bytes
     if total is None and emulator:
-        total = int(os.environ.get("CMODEL_GLOBAL_MEM_SIZE", _EMULATOR_MEMORY), 16)
+        total = emulator_memory_bytes()
     if total is None:
         return
     free = total - (status.memory_used_bytes or 0)

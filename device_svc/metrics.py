@@ -88,6 +88,10 @@ class StepMetrics:
         self._requests = {finish: requests.labels(finish.value) for finish in Finish}
         self._launches_seen = 0
 
+    def engine_changed(self) -> None:
+        """Another engine counts its launches from 0."""
+        self._launches_seen = 0
+
     def observe(self, report: Report) -> None:
         if report.kind is not None:
             self._steps.inc()

@@ -42,6 +42,15 @@ class Placement:
     tokens: int
 
 
+@dataclass(frozen=True, slots=True)
+class KeptPrefix:
+    """A slot holds rows of these ids, int32 [n], of which all may be reused."""
+
+    slot: int
+    ids: Ids
+    key: str | None
+
+
 @dataclass(slots=True)
 class _Content:
     """Rows [0, rows) of a slot may be reused; they hold ids[:rows]. used: a count, for LRU."""
@@ -74,6 +83,19 @@ class PrefixCache:
             return Placement(source, source, tokens)
         slot = self._least_useful(free, pinned)
         return Placement(slot, source if tokens else slot, tokens)
+
+    @property
+    def kept(self) -> list[KeptPrefix]:
+        """What is there to reuse, last used first."""
+        used = sorted(enumerate(self._contents), key=lambda item: -item[1].used)
+        return [KeptPrefix(slot, c.ids[: c.rows], c.key) for slot, c in used if c.rows]
+
+    def adopt(self, slot: int, ids: Ids, key: str | None) -> int:
+        """A free slot gets rows of `ids` that were made elsewhere; says how many are of use."""
+        rows = self._reusable(min(len(ids), self._last_border))
+        if rows:
+            self._contents[slot] = _Content(ids[:rows], rows, key, self._tick())
+        return rows
 
     def least_useful(self, free: Collection[int]) -> int:
         """The free slot to overwrite: an empty one, else by last use, pinned ones last."""

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from device_svc.engine_api import ModelShape, SpoiledRow
 from device_svc.layout import DecodeVariant, Layout, Trim
 from device_svc.pacing import Pacer
-from device_svc.prefix_cache import PrefixCache, PrefixMode
+from device_svc.prefix_cache import Ids, KeptPrefix, PrefixCache, PrefixMode
 from device_svc.request import Accepted, Emission, Finish, Report, Request
 from device_svc.resident import Resident
 from device_svc.slots import SlotPool
@@ -114,6 +114,19 @@ class Scheduler:
     def saved_bytes(self) -> int:
         """Host memory that preempted requests take."""
         return self._saved_tokens * self._kv_row_bytes
+
+    @property
+    def kept_prefixes(self) -> list[KeptPrefix]:
+        """Rows in slots that requests may take over."""
+        return self._cache.kept
+
+    def adopt(self, slot: int, ids: Ids, key: str | None) -> int:
+        """A slot, none of which is in use, gets rows of ids, int32 [n]; says how many."""
+        return self._cache.adopt(slot, ids, key)
+
+    def continue_after(self, other: Scheduler) -> None:
+        """Count steps behind those of another engine's scheduler."""
+        self._steps = self._report.step = other._steps
 
     def submit(self, request: Request) -> None:
         """The request waits for a slot. Its key is new; the caller bounds how many wait."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from prometheus_client import CollectorRegistry
+from prometheus_client.registry import Collector
 
-from device_svc.engine_api import OpenEngine
+from device_svc.engine_api import ChipReading, Engine, OpenEngine
 from device_svc.engine_thread import EngineThread
 from device_svc.format_metrics import FormatMetrics
 from device_svc.formats import Formats
@@ -19,6 +20,9 @@ from device_svc.request import Report
 from device_svc.scheduler import Policy
 from device_svc.servicer import SERVICE_NAME, DeviceServicer, Identity, Serving
 from device_svc.sessions import MAX_UNREAD_EVENTS, Sessions
+from device_svc.swap import ModelPlan, SwapConfig
+from device_svc.swap_metrics import SwapMetrics
+from device_svc.swapper import Host, ModelSwapper
 from tpuserve.errors import Unavailable
 from tpuserve.rpc.server import Server
 from tpuserve.v1 import device_pb2_grpc
@@ -33,6 +37,7 @@ _FLUSH_S: Final = 2.0
 class DeviceConfig:
     """max_waiting: requests beyond the slots. itl_budget_s: see `device_svc.pacing`.
     allow_dumps: whether DumpTensors is answered.
+    swap: None where the model stays.
     """
 
     identity: Identity
@@ -41,6 +46,7 @@ class DeviceConfig:
     policy: Policy = field(default_factory=Policy)
     max_unread_events: int = MAX_UNREAD_EVENTS
     allow_dumps: bool = False
+    swap: SwapConfig | None = None
 
 
 class DeviceService:
@@ -68,6 +74,9 @@ class DeviceService:
         )
         self._sessions: Sessions | None = None
         self._formats: Formats | None = None
+        self._engine: Engine | None = None
+        self._swapper: ModelSwapper | None = None
+        self._collectors: tuple[Collector, ...] = ()
         self.failed = asyncio.Event()
 
     async def start(self, address: str) -> int:
@@ -92,22 +101,62 @@ class DeviceService:
             longest_step_s=lambda: self._thread.longest_step_s,
         )
         sessions = self._sessions
-        self._registry.register(LoadCollector(lambda: sessions.load, slots=engine.slots))
-        self._registry.register(ChipCollector(engine.chip_reading, config.identity.chips))
-        self._formats = Formats(engine.shape, FormatMetrics(self._registry))
-        reuses = engine.shape.history and config.policy.prefix is not PrefixMode.OFF
-        self._servicer.serve(
-            Serving(
-                engine,
+        self._format_metrics = FormatMetrics(self._registry)
+        if config.swap is not None:
+            host = Host(
                 sessions,
-                self._formats,
-                config.max_waiting,
-                reuses,
-                allows_dumps=config.allow_dumps,
+                config.policy.prefix,
+                self._thread.swap,
+                self._read_chips,
+                self._server.set_serving,
+                self._install_model,
             )
-        )
+            self._swapper = ModelSwapper(config.swap, host, SwapMetrics(self._registry))
+        self._install(engine, config.identity)
         await self._server.set_serving(True)
         return port
+
+    def _install(self, engine: Engine, identity: Identity) -> None:
+        """Make the engine what the servicer and the metrics speak of."""
+        assert self._sessions is not None
+        config, sessions = self._config, self._sessions
+        for collector in self._collectors:
+            self._registry.unregister(collector)
+        self._collectors = (
+            LoadCollector(lambda: sessions.load, slots=engine.slots),
+            ChipCollector(engine.chip_reading, config.identity.chips),
+        )
+        for collector in self._collectors:
+            self._registry.register(collector)
+        self._metrics.engine_changed()
+        if self._formats is not None:
+            self._formats.close()
+        self._engine = engine
+        self._formats = Formats(engine.shape, self._format_metrics)
+        reuses = engine.shape.history and config.policy.prefix is not PrefixMode.OFF
+        serving = Serving(
+            engine,
+            sessions,
+            self._formats,
+            config.max_waiting,
+            reuses,
+            allows_dumps=config.allow_dumps,
+            swapper=self._swapper,
+        )
+        self._servicer.serve(serving, identity)
+
+    def _install_model(self, engine: Engine, model: ModelPlan) -> None:
+        assert self._sessions is not None
+        if engine is self._engine:
+            return
+        self._sessions.resize(slots=engine.slots, context_length=engine.shape.context_length)
+        identity = replace(self._config.identity, model_name=model.name, bmodel_sha256=model.sha256)
+        self._install(engine, identity)
+
+    def _read_chips(self) -> list[ChipReading]:
+        engine = self._engine
+        assert engine is not None
+        return [engine.chip_reading(chip) for chip in self._config.identity.chips]
 
     async def drain(self, grace_s: float) -> None:
         """Refuse new requests, let running and waiting ones finish within `grace_s`, stop.

@@ -25,7 +25,9 @@ from device_svc.sessions import (
     Sessions,
     SessionState,
 )
-from tpuserve.errors import InvalidArgument, PermissionDenied, Unavailable
+from device_svc.swap import ModelPlan
+from device_svc.swapper import ModelSwapper, SwapRequest
+from tpuserve.errors import FeatureMissing, InvalidArgument, PermissionDenied, Unavailable
 from tpuserve.output_format import OutputFormat
 from tpuserve.rpc import status
 from tpuserve.rpc.output_format import from_wire as output_format_from_wire
@@ -66,7 +68,9 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """What exists once the engine is open. reuses_prefixes: whether rows of prompts are kept."""
+    """What exists once the engine is open. reuses_prefixes: whether rows of prompts are kept.
+    swapper: None where the model stays.
+    """
 
     engine: Engine
     sessions: Sessions
@@ -74,6 +78,7 @@ class Serving:
     max_waiting: int
     reuses_prefixes: bool = False
     allows_dumps: bool = False
+    swapper: ModelSwapper | None = None
 
     @property
     def features(self) -> list[str]:
@@ -90,8 +95,10 @@ class DeviceServicer(device_pb2_grpc.DeviceServicer):
         self._clock = clock
         self._state: Serving | None = None
 
-    def serve(self, serving: Serving) -> None:
+    def serve(self, serving: Serving, identity: Identity | None = None) -> None:
+        """`identity`: when it is another one from now on."""
         self._state = serving
+        self._identity = identity or self._identity
 
     @property
     def _serving(self) -> Serving:
@@ -149,6 +156,26 @@ class DeviceServicer(device_pb2_grpc.DeviceServicer):
         ids = await dump.run(wanted, serving.engine, serving.sessions, deadline_s)
         for reply in dump.replies(wanted, ids):
             yield reply
+
+    async def SwapModel(
+        self, request: device_pb2.SwapModelRequest, context: Context
+    ) -> device_pb2.SwapModelReply:
+        swapper = self._serving.swapper
+        if swapper is None:
+            raise FeatureMissing("this device changes no model: it was started without --swap-root")
+        done = await swapper.swap(
+            SwapRequest(request.model_directory, request.bmodel_sha256, request.preempt)
+        )
+        return device_pb2.SwapModelReply(
+            previous=_model_to_wire(done.old),
+            model=_model_to_wire(done.new),
+            weight_bytes=done.new.weight_bytes,
+            shared_weight_bytes=sum(done.new.shared_weights(done.old)),
+            unloaded_first=not done.alongside,
+            kept_kv_tokens=done.kept_tokens,
+            pause_ms=round(done.pause_s * 1e3),
+            total_ms=round(done.total_s * 1e3),
+        )
 
     async def Session(
         self, request_iterator: AsyncIterator[device_pb2.Command], context: Context
@@ -287,6 +314,10 @@ def _sampling_of(submit: device_pb2.Submit, shape: ModelShape) -> Sampling:
         # What the head cannot draw needs no ban.
         banned_ids=tuple(stop for stop in submit.stop_ids if stop < shape.vocab_size),
     )
+
+
+def _model_to_wire(model: ModelPlan) -> device_pb2.ModelIdentity:
+    return device_pb2.ModelIdentity(name=model.name, bmodel_sha256=model.sha256)
 
 
 def _event_to_wire(event: SessionEvent) -> device_pb2.Event:

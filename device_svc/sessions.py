@@ -296,12 +296,27 @@ class Sessions:
         """From now on; what lives goes on."""
         self._draining = True
 
-    async def wait_idle(self, timeout_s: float) -> bool:
-        """Whether no request lived at some time within `timeout_s`."""
+    async def wait_idle(self, timeout_s: float | None) -> bool:
+        """Whether no request lived at some time within `timeout_s`; None waits for that."""
         if not self._idle.is_set():
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._idle.wait(), timeout_s)
         return self._idle.is_set()
+
+    def accept_again(self) -> None:
+        """After `refuse_submits`."""
+        self._draining = False
+
+    def resize(self, *, slots: int, context_length: int) -> None:
+        """The engine is another one now; no request lives."""
+        self._slots = slots
+        self._kv_capacity_tokens = slots * context_length
+        self._running = self._kv_tokens = 0
+
+    def end_open(self, error: TpuserveError) -> None:
+        """End the sessions that are open now, with their requests; others may follow."""
+        for session in self._sessions:
+            session.end(error)
 
     def end_all(self, error: TpuserveError) -> None:
         """End every session, and each that is opened from now on, with `error`."""

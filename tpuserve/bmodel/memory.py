@@ -38,9 +38,16 @@ class MemoryBudget:
         return self.weights_bytes + self.neuron_bytes + contexts * self.context_bytes
 
 
+def weight_blocks(bmodel: Bmodel) -> dict[str, int]:
+    """Bytes of each block of weights by its SHA-256. A process has one copy of each on a chip, also
+    of those that several bmodels have in common."""
+    variants = [variant for net in bmodel.nets for variant in net.variants]
+    return {v.weights.sha256: v.weights.size_bytes for v in variants if v.weights is not None}
+
+
 def memory_budget(bmodel: Bmodel) -> MemoryBudget:
     variants = [variant for net in bmodel.nets for variant in net.variants]
-    weights = {v.weights.sha256: v.weights.size_bytes for v in variants if v.weights is not None}
+    weights = weight_blocks(bmodel)
     return MemoryBudget(
         weights_bytes=sum(weights.values()),
         neuron_bytes=max(variant.neuron_bytes for variant in variants),

@@ -1,0 +1,120 @@
+"""From a model directory to what a device needs to know before it opens a chip."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from device_svc.engine import CoreEngine
+from device_svc.swap import ModelPlan
+from tpuserve import bmodel, chips, encryption, model_dir
+from tpuserve.runtime_library import RuntimeLibrary
+
+DEFAULT_SLOTS: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """chips: None for the first, as many as the model has parts. slots: None for those of
+    tpuserve.toml, else by the bmodel.
+    """
+
+    library: RuntimeLibrary
+    chips: tuple[int, ...] | None = None
+    slots: int | None = None
+    deterministic: bool = False
+    key_file: Path | None = None
+
+
+def plan_model(directory: Path, options: LoadOptions) -> ModelPlan:
+    """Everything that can be checked without opening a chip. Raises OSError or ValueError."""
+    model = model_dir.load(directory)
+    parts = [_read_part(path, options.key_file) for path in model.bmodels]
+    sha256 = _model_sha256(model, parts)
+    memories = tuple(bmodel.memory_budget(part.nets) for part in parts)
+    group = _group(options.chips, len(parts))
+    slots = options.slots or model.slots or _default_slots(memories[0].context_slots, len(group))
+    return ModelPlan(
+        name=model.name,
+        sha256=sha256,
+        chips=group,
+        slots=slots,
+        memories=memories,
+        weights=tuple(bmodel.weight_blocks(part.nets) for part in parts),
+        kv=bmodel.kv_identity(bmodel.joined([part.nets for part in parts])),
+        open_engine=functools.partial(
+            CoreEngine,
+            [part.source for part in parts],
+            options.library.directory,
+            emulator=options.library.emulator,
+            chips=group,
+            slots=slots,
+            vocab_size=_config_vocab_size(model.config),
+            deterministic=options.deterministic,
+            # That driver's runtime takes weights from the file as they are.
+            decrypt_whole=options.library.kind == "soc",
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """source: what the engine loads."""
+
+    source: Path | encryption.Opened
+    nets: bmodel.Bmodel
+
+
+def _read_part(path: Path, key_file: Path | None) -> _Part:
+    """Raises OSError or ValueError."""
+    opened = encryption.unlock(path, key_file)
+    if opened is None:
+        return _Part(path, bmodel.read(path))
+    return _Part(opened, encryption.read_bmodel(opened))
+
+
+def _model_sha256(model: model_dir.ModelDir, parts: Sequence[_Part]) -> str:
+    """Of the plain bmodels. Raises OSError or ValueError."""
+    sources = [part.source for part in parts]
+    if any(isinstance(source, Path) for source in sources):
+        return model_dir.bmodel_sha256(model)
+    # What a hash would find, decrypting finds: no need to read the files twice.
+    return model_dir.joined_sha256(
+        source.container.public.sha256
+        for source in sources
+        if isinstance(source, encryption.Opened)
+    )
+
+
+def _group(asked: tuple[int, ...] | None, parts: int) -> tuple[int, ...]:
+    """One chip group. Raises ValueError unless it has a chip for each part of the model."""
+    groups = chips.groups(asked, parts)
+    if len(groups) > 1:
+        raise ValueError(
+            f"--devices names {len(asked or ())} chips, the model was compiled for {parts}: a "
+            "device service runs one group"
+        )
+    return groups[0]
+
+
+def _default_slots(batch: int, chips: int) -> int:
+    """Enough that each chip can work on requests of its own."""
+    return batch * chips if batch > 1 else max(DEFAULT_SLOTS, 2 * chips)
+
+
+def _config_vocab_size(config: Path) -> int:
+    """Rows of the embedding as config.json has them; 0 without that file or entry."""
+    path = config / "config.json"
+    if not path.exists():
+        return 0
+    try:
+        size = json.loads(path.read_text(encoding="utf-8")).get("vocab_size", 0)
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{path} is not a JSON object: {error}") from error
+    if not isinstance(size, int) or size < 0:
+        raise ValueError(f"{path}: vocab_size is {size!r}, must be a count")
+    return size
