@@ -33,8 +33,14 @@ void apply_mask(const std::uint32_t* words, float* logits, std::size_t count) {
     const std::uint32_t word = words[begin / kBits];
     if (word == ~std::uint32_t{0}) continue;
     const std::size_t length = std::min(kBits, count - begin);
+    float* block = logits + begin;
+    if (word == 0) {
+      std::fill(block, block + length, -kInfinity);
+      continue;
+    }
+    // Without a branch: bits of a mixed word have no pattern to predict.
     for (std::size_t bit = 0; bit < length; ++bit) {
-      if ((word >> bit & 1U) == 0) logits[begin + bit] = -kInfinity;
+      block[bit] = (word >> bit & 1U) != 0 ? block[bit] : -kInfinity;
     }
   }
 }
