@@ -25,6 +25,7 @@ from device_svc.engine_api import (
     SavedRows,
     TokenMask,
 )
+from device_svc.images import Image
 from device_svc.process import Endpoints, run_device
 from device_svc.service import DeviceConfig
 from device_svc.servicer import Identity
@@ -115,6 +116,9 @@ class InstantEngine:
     @property
     def states(self) -> None:
         """It computes nothing."""
+
+    def set_images(self, slot: int, images: Sequence[Image]) -> None:
+        pass
 
     def free(self, slot: int) -> None:
         pass

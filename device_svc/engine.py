@@ -28,6 +28,7 @@ from device_svc.engine_api import (
     StateSource,
     TokenMask,
 )
+from device_svc.images import Image, VisionShape
 from tpuserve import encryption
 from tpuserve.bmodel import MemoryBudget
 
@@ -95,6 +96,9 @@ class CoreEngine:
             raise EngineStartError(str(error)) from error
         self._deterministic = deterministic
         self._shape = _shape_of(self._core.spec, vocab_size)
+        # Of each slot: digests of the images that it has looked at, and how many it shows.
+        self._encoded: list[list[str]] = [[] for _ in range(slots)]
+        self._shown = [0] * slots
 
     @property
     def shape(self) -> ModelShape:
@@ -150,7 +154,10 @@ class CoreEngine:
     def sampler(self, sampling: Sampling, prompt_ids: NDArray[np.int32]) -> Sampler:
         if self._shape.argmax:
             return _ArgmaxSampler()
-        return _core.Sampler(_params_of(sampling), self._shape.vocab_size, prompt_ids)
+        vocab_size = self._shape.vocab_size
+        # Tokens that stand for images have no logit that a penalty could change.
+        worded = prompt_ids[prompt_ids < vocab_size] if self._shape.vision else prompt_ids
+        return _core.Sampler(_params_of(sampling), vocab_size, worded)
 
     def sample(
         self, rows: Rows, samplers: Sequence[Sampler], masks: Sequence[TokenMask | None] = ()
@@ -171,6 +178,9 @@ class CoreEngine:
             self._core.copy_prefix(source, target, tokens)
         except _core.CoreError as error:
             raise EngineFailure(str(error)) from error
+        if source != target and tokens:
+            self._shown[target] = self._shown[source]
+            self._encoded[target] = self._encoded[source][: self._shown[source]]
 
     def save(self, slot: int) -> SavedRows:
         try:
@@ -189,10 +199,28 @@ class CoreEngine:
     def states(self) -> StateSource:
         return _CoreStates(self._core)
 
+    def set_images(self, slot: int, images: Sequence[Image]) -> None:
+        if self._shape.vision is None:
+            return
+        encoded = self._encoded[slot]
+        try:
+            for index, image in enumerate(images):
+                if encoded[index : index + 1] == [image.digest]:
+                    continue
+                # Whatever was behind it is lost.
+                del encoded[index:]
+                self._core.encode_image(slot, index, image.pixels, image.aspect_ratio_id)
+                encoded.append(image.digest)
+            self._core.show_images(slot, [image.position for image in images])
+        except _core.CoreError as error:
+            raise EngineFailure(str(error)) from error
+        self._shown[slot] = len(images)
+
     def free(self, slot: int) -> None:
         self._core.free(slot)
 
     def wipe(self, slot: int) -> None:
+        self._encoded[slot], self._shown[slot] = [], 0
         try:
             self._core.wipe(slot)
         except _core.CoreError as error:
@@ -333,6 +361,19 @@ def _shape_of(spec: _core.ModelSpec, vocab_size: int) -> ModelShape:
         argmax=argmax,
         features=tuple(sorted({*spec.features, "argmax-head" if argmax else "logits"})),
         history_chunk_tokens=spec.history_chunk,
+        vision=_vision_of(spec.vision),
+    )
+
+
+def _vision_of(spec: _core.VisionSpec | None) -> VisionShape | None:
+    if spec is None:
+        return None
+    return VisionShape(
+        max_images=spec.max_images,
+        max_tiles=spec.max_tiles,
+        tile_tokens=spec.tile_tokens,
+        image_size=spec.image_size,
+        channels=spec.channels,
     )
 
 

@@ -13,6 +13,8 @@ from typing import Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from device_svc.images import Image, VisionShape
+
 Rows: TypeAlias = NDArray[np.float32] | NDArray[np.int32]
 
 TokenMask: TypeAlias = NDArray[np.uint32]
@@ -65,7 +67,7 @@ class ModelShape:
     prefill_chunk_tokens: most of one prefill at position 0. argmax: the head returns a token
     instead of logits, so there is nothing to sample from. features: sorted names.
     history_chunk_tokens: most of one prefill behind rows that a slot holds; 0 for as many as at
-    position 0.
+    position 0. vision: None for a model that reads text only.
     """
 
     context_length: int
@@ -75,6 +77,7 @@ class ModelShape:
     argmax: bool
     features: tuple[str, ...]
     history_chunk_tokens: int = 0
+    vision: VisionShape | None = None
 
     @property
     def borders(self) -> PrefillBorders:
@@ -256,6 +259,14 @@ class Engine(Protocol):
     @property
     def states(self) -> StateSource | None:
         """None for an engine that has no hidden states to show."""
+
+    def set_images(self, slot: int, images: Sequence[Image]) -> None:
+        """These are the images, by position, of the text that the slot holds and will hold.
+
+        Those that the slot has looked at already cost nothing. Prefill and decode of the slot see
+        them until the next call; copy_prefix takes them along, save and restore do not. A model
+        without vision takes none.
+        """
 
     def free(self, slot: int) -> None: ...
     def wipe(self, slot: int) -> None:

@@ -18,6 +18,7 @@ from device_svc.engine_api import ModelShape
 from device_svc.layout import Warm, Worth
 
 Ids: TypeAlias = NDArray[np.int32]
+Images: TypeAlias = tuple[str, ...]
 
 # Fewer than these are not worth a copy and a launch at an odd position.
 _LEAST_FAST_TOKENS: Final = 16
@@ -53,12 +54,15 @@ class KeptPrefix:
 
 @dataclass(slots=True)
 class _Content:
-    """Rows [0, rows) of a slot may be reused; they hold ids[:rows]. used: a count, for LRU."""
+    """Rows [0, rows) of a slot may be reused; they hold ids[:rows]. used: a count, for LRU.
+    images: digests of those that the rows were computed with; all rows depend on all of them.
+    """
 
     ids: Ids
     rows: int = 0
     key: str | None = None
     used: int = 0
+    images: Images = ()
 
 
 class PrefixCache:
@@ -72,9 +76,14 @@ class PrefixCache:
         self._contents = [_Content(np.empty(0, dtype=np.int32)) for _ in range(slots)]
         self._clock = 0
 
-    def place(self, ids: Ids, key: str | None, free: Collection[int]) -> Placement:
+    def place(
+        self, ids: Ids, key: str | None, free: Collection[int], images: Images = ()
+    ) -> Placement:
         """Where a request with these ids to prefill goes; `free` slots, at least one."""
-        shared = [self._shared(content, ids) for content in self._contents]
+        shared = [
+            self._shared(content, ids) if content.images == images else 0
+            for content in self._contents
+        ]
         # A free slot before one in use, for its rows may be taken as they are.
         source = max(range(len(shared)), key=lambda slot: (shared[slot], slot in free))
         tokens = shared[source]
@@ -101,17 +110,17 @@ class PrefixCache:
         """The free slot to overwrite: an empty one, else by last use, pinned ones last."""
         return self._least_useful(free, self._pinned())
 
-    def hold(self, placement: Placement, ids: Ids, key: str | None) -> None:
+    def hold(self, placement: Placement, ids: Ids, key: str | None, images: Images = ()) -> None:
         """A request that prefills `ids` takes the slot."""
         source = self._contents[placement.source]
         source.used = self._tick()
         if key is None and placement.slot == placement.source and placement.tokens:
             key = source.key
-        self._contents[placement.slot] = _Content(ids, placement.tokens, key, self._tick())
+        self._contents[placement.slot] = _Content(ids, placement.tokens, key, self._tick(), images)
 
-    def hold_restored(self, slot: int, ids: Ids, key: str | None) -> None:
+    def hold_restored(self, slot: int, ids: Ids, key: str | None, images: Images = ()) -> None:
         """A preempted request takes the slot; its rows come from elsewhere."""
-        self._contents[slot] = _Content(ids, 0, key, self._tick())
+        self._contents[slot] = _Content(ids, 0, key, self._tick(), images)
 
     def filled(self, slot: int, rows: int) -> None:
         """Prefill has put rows [0, rows) of what the slot's request brought."""
@@ -123,8 +132,9 @@ class PrefixCache:
         Returns how many rows are worth keeping.
         """
         rows = self._reusable(len(ids) if self._mode is PrefixMode.FAST else prefilled)
-        key = self._contents[slot].key if rows else None
-        self._contents[slot] = _Content(ids[:rows], rows, key, self._tick())
+        held = self._contents[slot]
+        key = held.key if rows else None
+        self._contents[slot] = _Content(ids[:rows], rows, key, self._tick(), held.images)
         return rows
 
     def rows(self, slot: int) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from device_svc.engine_api import Sampled, Sampler
+from device_svc.images import Image
 from device_svc.recorder import Recorder
 from device_svc.token_masks import Matcher
 
@@ -52,7 +53,8 @@ class Request:
     were delivered before; fewer than `max_tokens`, which counts them. priority: higher goes first.
     deadline_s: on the scheduler's clock, or None. logprobs: whether emissions carry them.
     prefix_key: the rows of requests with one key are kept while there is a choice.
-    resume_by_prefill: put resume_ids into the KV by prefill instead of decode steps.
+    resume_by_prefill: put resume_ids into the KV by prefill instead of decode steps. images: by
+    their positions in the prompt, checked by `images.check_images`.
     matcher: what the completion must look like, at the point behind resume_ids; None for anything.
     recorder: collects what the layers compute; then no rows of others are reused and there are no
     stop ids.
@@ -69,6 +71,7 @@ class Request:
     logprobs: bool = False
     prefix_key: str | None = None
     resume_by_prefill: bool = False
+    images: tuple[Image, ...] = ()
     matcher: Matcher | None = None
     recorder: Recorder | None = None
 

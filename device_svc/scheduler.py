@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from device_svc.engine_api import ModelShape, SpoiledRow
+from device_svc.images import digests
 from device_svc.layout import DecodeVariant, Layout, Trim
 from device_svc.pacing import Pacer
 from device_svc.prefix_cache import Ids, KeptPrefix, PrefixCache, PrefixMode
@@ -29,6 +30,7 @@ from device_svc.slots import SlotPool
 from device_svc.steps import (
     Copy,
     DecodeStep,
+    Look,
     Move,
     PrefillStep,
     Restore,
@@ -273,7 +275,9 @@ class Scheduler:
         self._moves.append(Restore(slot, resident))
         self._saved_tokens -= resident.length
         self._kv_tokens += resident.length
-        self._cache.hold_restored(slot, resident.fill_ids, resident.request.prefix_key)
+        self._look(slot, resident.request)
+        images = digests(resident.request.images)
+        self._cache.hold_restored(slot, resident.fill_ids, resident.request.prefix_key, images)
         self._sit(resident, slot, waiter, now_s)
         self._cache.filled(slot, min(resident.length, len(resident.fill_ids)))
         self._home(resident)[resident.request.key] = resident
@@ -283,10 +287,12 @@ class Scheduler:
         resident = Resident(request, self._shape)
         # What is recorded must be computed: of one id no row is reused.
         wanted = resident.fill_ids if request.recorder is None else resident.fill_ids[:1]
-        placement = self._cache.place(wanted, request.prefix_key, self._slots.free)
+        images, key = digests(request.images), request.prefix_key
+        placement = self._cache.place(wanted, key, self._slots.free, images)
         if placement.slot != placement.source:
             self._moves.append(Copy(placement.source, placement.slot, placement.tokens))
-        self._cache.hold(placement, resident.fill_ids, request.prefix_key)
+        self._look(placement.slot, request)
+        self._cache.hold(placement, resident.fill_ids, key, images)
         self._sit(resident, placement.slot, waiter, now_s)
         resident.length = placement.tokens
         self._kv_tokens += placement.tokens
@@ -295,6 +301,11 @@ class Scheduler:
         self._report.queried_tokens += prompt_tokens
         cached_tokens = min(placement.tokens, prompt_tokens)
         self._report.accepted.append(Accepted(request.key, placement.slot, cached_tokens))
+
+    def _look(self, slot: int, request: Request) -> None:
+        """Behind the slot's rows: those of a copy bring their images, often the same."""
+        if self._shape.vision is not None:
+            self._moves.append(Look(slot, request.images))
 
     def _sit(self, resident: Resident, slot: int, waiter: Waiter, now_s: float) -> None:
         resident.seat(self._slots.lease(slot), now_s=now_s, waited_s=now_s - waiter.since_s)

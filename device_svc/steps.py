@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from device_svc import token_masks
 from device_svc.engine_api import Engine, EngineFailure, Rows, Sampled, SpoiledRow, TokenMask
+from device_svc.images import Image
 from device_svc.resident import Resident
 from device_svc.token_masks import Complete, NextTokens, Stuck
 
@@ -48,7 +49,15 @@ class Wipe:
     slot: int
 
 
-Move: TypeAlias = Copy | Save | Restore | Wipe
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Show the slot the images of the text that it will hold."""
+
+    slot: int
+    images: tuple[Image, ...]
+
+
+Move: TypeAlias = Copy | Save | Restore | Wipe | Look
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +96,8 @@ def run_moves(engine: Engine, moves: Iterable[Move]) -> None:
             move.resident.saved = engine.save(move.slot)
         elif isinstance(move, Wipe):
             engine.wipe(move.slot)
+        elif isinstance(move, Look):
+            engine.set_images(move.slot, move.images)
         else:
             saved, move.resident.saved = move.resident.saved, None
             assert saved is not None

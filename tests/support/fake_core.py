@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,16 +34,28 @@ from device_svc.engine_api import (
     SpoiledRow,
     TokenMask,
 )
+from device_svc.images import Image, VisionShape, check_images, digests
 
 
 def expected_tokens(
-    prompt_ids: Sequence[int], count: int, *, seed: int = 0, vocab_size: int = 1024
+    prompt_ids: Sequence[int],
+    count: int,
+    *,
+    seed: int = 0,
+    vocab_size: int = 1024,
+    images: Sequence[Image] = (),
 ) -> list[int]:
     """The `count` tokens that follow the prompt; `seed` is 0 for greedy requests."""
     ids = list(prompt_ids)
+    seen = worth(digests(images))
     for number in range(1, count + 1):
-        ids.append((sum(ids) + len(ids) + number * seed) % vocab_size)
+        ids.append((sum(ids) + len(ids) + seen + number * seed) % vocab_size)
     return ids[len(prompt_ids) :]
+
+
+def worth(images: tuple[str, ...]) -> int:
+    """What images, by their digests, add to every token's sum."""
+    return sum(int(digest[:4], 16) for digest in images)
 
 
 # Small enough that the digest of a context's rows does not overflow.
@@ -93,13 +106,16 @@ class FakeKv:
         self.ids = np.full(context_length, 7777, dtype=np.int64)
         self.bits = np.full(context_length, 7777, dtype=np.int64)
         self.length = 0
+        # What the text sees, and images that the slot has looked at.
+        self.shown: tuple[str, ...] = ()
+        self.encoded: tuple[str, ...] = ()
         # Once there is NaN among the rows, all that is computed from them is NaN.
         self.spoilt = False
 
     def write(self, ids: NDArray[np.int32], position: int, *, launch: int) -> None:
         """launch: what beside the rows before it decides a new row's bits."""
         end = position + len(ids)
-        before = self.digest(position)
+        before = self.digest(position) + worth(self.shown)
         self.ids[position:end] = ids
         self.bits[position:end] = (before * 31 + launch * 17 + self.ids[position:end]) % _PRIME
         self.length = end
@@ -112,11 +128,13 @@ class FakeKv:
         self.ids[:tokens] = source.ids[:tokens]
         self.bits[:tokens] = source.bits[:tokens]
         self.length = tokens
+        if source is not self and tokens:
+            self.shown = self.encoded = source.shown
 
     def row(self, vocab_size: int) -> tuple[int, int]:
         if self.spoilt:
             return _NAN, 0
-        total = int(self.ids[: self.length].sum()) + self.length
+        total = int(self.ids[: self.length].sum()) + self.length + worth(self.shown)
         return total % vocab_size, self.digest(self.length)
 
 
@@ -129,7 +147,7 @@ class FakeEngine:
     prefixes, with a prefix of at most chunk_tokens and so many behind it. refuse_id: a token id
     that decode refuses, as a slot-specific error. spoil_id: a token id whose rows are NaN, as all
     that follow them. decode_variants: rows and length, as of a batched bmodel; `variants_used` is
-    what the decode launches took.
+    what the decode launches took. vision: what images look like; `looked` counts those encoded.
     """
 
     def __init__(
@@ -149,6 +167,7 @@ class FakeEngine:
         refuse_id: int | None = None,
         spoil_id: int | None = None,
         before_launch: Callable[[], None] = lambda: None,
+        vision: VisionShape | None = None,
     ) -> None:
         self._shape = ModelShape(
             context_length=context_length,
@@ -162,6 +181,7 @@ class FakeEngine:
                 sorted(["argmax-head" if argmax else "logits", *(["history"] if history else [])])
             ),
             history_chunk_tokens=later_tokens,
+            vision=vision,
         )
         self._kv = [FakeKv(context_length) for _ in range(slots)]
         self._decode_rows = decode_rows or slots
@@ -174,6 +194,7 @@ class FakeEngine:
         self.before_launch = before_launch
         self._launches = 0
         self._owner: int | None = None
+        self.looked = 0
         self.closed = False
 
     @property
@@ -272,6 +293,15 @@ class FakeEngine:
     def states(self) -> None:
         """Its rows are sums: there are no hidden states."""
 
+    def set_images(self, slot: int, images: Sequence[Image]) -> None:
+        self._check_thread()
+        check_images(images, self._shape.vision, self._shape.context_length)
+        kv, wanted = self._kv[slot], digests(images)
+        if kv.encoded[: len(wanted)] != wanted:
+            self.looked += sum(a != b for a, b in zip_longest(wanted, kv.encoded[: len(wanted)]))
+            kv.encoded = wanted
+        kv.shown = wanted
+
     def free(self, slot: int) -> None:
         self._check_thread()
         self._kv[slot].length = 0
@@ -281,6 +311,7 @@ class FakeEngine:
         kv = self._kv[slot]
         kv.length = 0
         kv.ids[:] = kv.bits[:] = 7777
+        kv.shown = kv.encoded = ()
         kv.spoilt = False
 
     @property

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from device_svc.engine_api import Sampling
+from device_svc.images import Image
 from device_svc.pacing import Pacer
 from device_svc.request import Accepted, Emission, Finish, Report, Request
 from device_svc.scheduler import Capacity, Policy, Scheduler
@@ -61,6 +62,7 @@ class Driver:
         prefix_key: str | None = None,
         resume_by_prefill: bool = False,
         matcher: Matcher | None = None,
+        images: Sequence[Image] = (),
     ) -> None:
         sampling = sampling or Sampling(temperature=0.0)
         prompt = np.array(prompt_ids, dtype=np.int32)
@@ -78,6 +80,7 @@ class Driver:
                 prefix_key=prefix_key,
                 resume_by_prefill=resume_by_prefill,
                 matcher=matcher,
+                images=tuple(images),
             )
         )
 
