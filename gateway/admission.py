@@ -160,7 +160,7 @@ def _check_argmax(request: GenerationRequest, *, formatted: bool) -> None:
         "logit_bias": bool(sampling.logit_bias),
         "logprobs": request.top_logprobs is not None,
         "min_tokens": bool(request.stopping.min_tokens),
-        "output_format": formatted,
+        "tool_choice" if request.output_format is None else "output_format": formatted,
     }
     for name, used in asked.items():
         if used:

@@ -11,7 +11,8 @@ import pytest
 from gateway.answer import CallPiece, Given, Text, joined, whole_calls
 from gateway.request import ToolCall, ToolCallDelta
 from gateway.tool_validation import MAX_TOOLS, MAX_TOOLS_BYTES
-from tests.unit.gateway.conftest import World
+from tests.unit.gateway.conftest import Start, World
+from tests.unit.gateway.fakes import FakeDevice
 from tpuserve.v1 import chat_pb2, generation_pb2, output_pb2
 
 HI: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
@@ -177,6 +178,18 @@ async def test_calls_that_cannot_be_forced_are_blamed_on_the_tools(world: World)
     assert "the calls that tool_choice asks for cannot be forced: grammar:" in str(
         error.value.details()
     )
+
+
+async def test_calls_cannot_be_forced_without_logits(start: Start) -> None:
+    async with start(FakeDevice(features=("argmax-head",))) as world:
+        world.tokenizer.demanded = output_pb2.OutputFormat(grammar='start: "x"')
+        tools = [chat_pb2.Tool(name="f")]
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await world.stub.ChatOnce(
+                chat(tools=tools, tool_choice=chat_pb2.ToolChoice(function="f"))
+            )
+    assert error.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert str(error.value.details()).startswith("tool_choice needs logits")
 
 
 async def test_old_routes_leave_answers_as_they_are(world: World) -> None:
