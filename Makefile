@@ -8,7 +8,7 @@ PACKAGES := tpuserve tokenizer_svc device_svc gateway compiler bench tests model
 NATIVE := build/native
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-python test-native test-wheel lint format check bench asan lock demo-model models-check clean
+.PHONY: help install demo test test-python test-native test-wheel lint format check bench asan aarch64 lock demo-model models-check clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -57,6 +57,11 @@ asan: install emulator ## Run the C++ tests under AddressSanitizer and UBSan
 	PATH="$(abspath $(BIN)):$$PATH" cmake --preset asan
 	PATH="$(abspath $(BIN)):$$PATH" cmake --build --preset asan
 	TPUSERVE_EMULATOR_DIR="$$($(BIN)/tpuserve emulator path)" PATH="$(abspath $(BIN)):$$PATH" ctest --preset asan
+
+aarch64: install ## Cross-compile for a SoC's Arm cores; with qemu-user also test what needs no vendor library
+	PATH="$(abspath $(BIN)):$$PATH" cmake --preset aarch64
+	PATH="$(abspath $(BIN)):$$PATH" cmake --build --preset aarch64
+	if command -v qemu-aarch64 >/dev/null; then PATH="$(abspath $(BIN)):$$PATH" ctest --preset aarch64; fi
 
 test-wheel: install ## Build a wheel, install it elsewhere and use it from another directory
 	PATH="$(abspath $(BIN)):$$PATH" tests/wheel/check.sh $(abspath $(BIN))/python
