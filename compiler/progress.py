@@ -46,10 +46,14 @@ class Progress:
         """Show what has happened since the last call."""
         for event in self._new_events():
             self._take(event)
-        if self._running and self.stream.isatty():
+        if not self.stream.isatty():
+            return
+        seconds = time.monotonic() - self._start_s
+        if not self._nets:
+            self._replace(f"laying out nets and weights, {seconds:.0f} s")
+        elif self._running:
             names = list(self._running)
             shown = ", ".join(names[:_SHOWN_NETS]) + (" …" if len(names) > _SHOWN_NETS else "")
-            seconds = time.monotonic() - self._start_s
             self._replace(f"{self.done} of {self._nets} nets, {seconds:.0f} s: {shown}")
 
     def close(self) -> None:

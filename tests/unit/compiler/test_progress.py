@@ -60,6 +60,7 @@ def test_one_changing_line_on_a_terminal(tmp_path: Path) -> None:
     events = tmp_path / "events"
     progress = Progress(events, stream)
     progress.poll()
+    assert stream.getvalue().endswith("laying out nets and weights, 0 s")
     events.write_text('{"event": "round", "nets": 3}\n{"event": "started", "net": "block_0"}\n{"ev')
     progress.poll()
     assert stream.getvalue().endswith("s: block_0")
