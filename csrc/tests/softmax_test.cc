@@ -6,6 +6,8 @@
 #include <limits>
 #include <vector>
 
+#include "sampler/scan.h"
+
 namespace tpuserve::sampler {
 namespace {
 

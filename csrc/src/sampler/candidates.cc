@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <optional>
 
+#include "scan.h"
 #include "softmax.h"
 
 namespace tpuserve::sampler {
@@ -34,43 +36,81 @@ class WeightHistogram {
   std::array<double, kBins> sums_{};
 };
 
-// The fewest best whose weights reach `share` of all, in the order of ids. Two histograms narrow
-// the cut down to weights that agree in their leading 23 bits; only those are sorted.
-Candidates nucleus(const float* row, std::size_t count, double share, float top, float scale) {
+struct Weighted {
+  Candidate candidate;
+  float weight;
+};
+
+// The fewest best whose weights reach `goal`, in the order of ids, of all whose weight is at least
+// `least`; nothing when these do not reach it. `each(visit)` hands them over in the order of ids.
+// Two histograms narrow the cut down to weights that agree in their leading 23 bits; only those are
+// sorted.
+template <typename Each>
+std::optional<Candidates> cut(const Each& each, double goal, float least) {
   constexpr unsigned kCoarse = 20;  // exponent and three bits of the fraction
   constexpr unsigned kFine = 9;     // eleven bits more
   constexpr std::uint32_t kFineMask = WeightHistogram::kBins - 1;
-  const Weights weights(row, count, top, scale);
-  const double goal = share * weights.sum();
   double sum = 0;
   WeightHistogram coarse;
-  weights.for_each([&](std::size_t, float w) { coarse.add(float_to_bits(w) >> kCoarse, w); });
+  each([&](const Weighted& one) { coarse.add(float_to_bits(one.weight) >> kCoarse, one.weight); });
   const std::uint32_t coarse_cut = coarse.descend(goal, sum);
+  if (coarse_cut < float_to_bits(least) >> kCoarse) return std::nullopt;
   WeightHistogram fine;
-  weights.for_each([&](std::size_t, float w) {
-    if (float_to_bits(w) >> kCoarse != coarse_cut) return;
-    fine.add((float_to_bits(w) >> kFine) & kFineMask, w);
+  each([&](const Weighted& one) {
+    const std::uint32_t bits = float_to_bits(one.weight);
+    if (bits >> kCoarse == coarse_cut) fine.add((bits >> kFine) & kFineMask, one.weight);
   });
-  const std::uint32_t cut = (coarse_cut << (kCoarse - kFine)) | fine.descend(goal, sum);
+  const std::uint32_t lowest = (coarse_cut << (kCoarse - kFine)) | fine.descend(goal, sum);
 
   Candidates kept;
-  Candidates border;
-  weights.for_each([&](std::size_t i, float w) {
-    const std::uint32_t key = float_to_bits(w) >> kFine;
-    if (key < cut) return;
-    (key > cut ? kept : border).push_back({row[i], static_cast<std::int32_t>(i)});
+  std::vector<Weighted> border;
+  each([&](const Weighted& one) {
+    const std::uint32_t key = float_to_bits(one.weight) >> kFine;
+    if (key > lowest) kept.push_back(one.candidate);
+    if (key == lowest) border.push_back(one);
   });
-  std::sort(border.begin(), border.end(), better);
-  std::size_t taken = 0;
-  while (taken < border.size() && (sum < goal || kept.size() + taken == 0)) {
-    sum += static_cast<double>(exp_nonpositive((border[taken++].logit - top) * scale));
-  }
-  border.resize(taken);
-  std::sort(border.begin(), border.end(), by_id);
+  std::sort(border.begin(), border.end(),
+            [](const Weighted& a, const Weighted& b) { return better(a.candidate, b.candidate); });
   const auto middle = static_cast<std::ptrdiff_t>(kept.size());
-  kept.insert(kept.end(), border.begin(), border.end());
+  for (const Weighted& one : border) {
+    if (sum >= goal && !kept.empty()) break;
+    sum += static_cast<double>(one.weight);
+    kept.push_back(one.candidate);
+  }
+  std::sort(kept.begin() + middle, kept.end(), by_id);
   std::inplace_merge(kept.begin(), kept.begin() + middle, kept.end(), by_id);
   return kept;
+}
+
+// The fewest best whose weights reach `share` of all, in the order of ids. They are mostly few: who
+// is far below the best is looked at only if the nearer ones do not suffice.
+Candidates nucleus(const float* row, std::size_t count, double share, float top, float scale) {
+  constexpr double kMargin = 0.01;    // the weight decides, not the logit that it asks for
+  constexpr std::size_t kCrowd = 16;  // a share of the row from which on lists do not pay
+  const Weights weights(row, count, top, scale);
+  const double goal = share * weights.sum();
+  for (const float least : {0x1p-4F, 0x1p-8F, 0x1p-13F}) {
+    const double reach =
+        (std::log(static_cast<double>(least)) - kMargin) / static_cast<double>(scale);
+    const float lowest = top + static_cast<float>(reach);
+    if (count_at_least(row, count, lowest) > count / kCrowd) break;
+    std::vector<Weighted> near;
+    for (const Candidate& candidate : at_least(row, count, lowest)) {
+      const float weight = exp_nonpositive((candidate.logit - top) * scale);
+      if (weight >= least) near.push_back({candidate, weight});
+    }
+    const auto each = [&near](const auto& visit) {
+      std::for_each(near.begin(), near.end(), visit);
+    };
+    std::optional<Candidates> found = cut(each, goal, least);
+    if (found.has_value()) return *std::move(found);
+  }
+  const auto all = [&](const auto& visit) {
+    weights.for_each([&](std::size_t i, float weight) {
+      visit(Weighted{{row[i], static_cast<std::int32_t>(i)}, weight});
+    });
+  };
+  return *cut(all, goal, 0);
 }
 
 // The same cut for candidates that are sorted, best first.
@@ -86,32 +126,13 @@ void cut_sorted(Candidates& sorted, double share, float top, float scale) {
   sorted.resize(std::max(kept, std::size_t{1}));
 }
 
-Candidates all_of(const float* row, std::size_t count, float lowest) {
-  Candidates result;
-  for (std::size_t i = 0; i < count; ++i) {
-    if (row[i] >= lowest) result.push_back({row[i], static_cast<std::int32_t>(i)});
-  }
-  return result;
-}
-
 }  // namespace
 
 Candidates best_of(const float* row, std::size_t count, std::size_t k) {
-  // A heap with the worst of the best on top: nearly all of a long row fails its first comparison.
-  Candidates best;
-  best.reserve(k);
-  for (std::size_t i = 0; i < count; ++i) {
-    const Candidate candidate{row[i], static_cast<std::int32_t>(i)};
-    if (best.size() < k) {
-      best.push_back(candidate);
-      std::push_heap(best.begin(), best.end(), better);
-    } else if (candidate.logit > best.front().logit) {  // equal logit: the lower id is in already
-      std::pop_heap(best.begin(), best.end(), better);
-      best.back() = candidate;
-      std::push_heap(best.begin(), best.end(), better);
-    }
-  }
-  std::sort_heap(best.begin(), best.end(), better);
+  Candidates best = at_least(row, count, bound_of_best(row, count, k));
+  const auto kth = best.begin() + static_cast<std::ptrdiff_t>(std::min(k, best.size()));
+  std::partial_sort(best.begin(), kth, best.end(), better);
+  best.erase(kth, best.end());
   return best;
 }
 
@@ -131,7 +152,7 @@ Candidates filter(const float* row, std::size_t count, const SamplingParams& par
   } else if (params.top_p < 1) {
     candidates = nucleus(row, count, params.top_p, top, scale);
   } else {
-    return all_of(row, count, lowest);
+    return at_least(row, count, lowest);
   }
   const auto hopeless = [lowest](const Candidate& candidate) { return candidate.logit < lowest; };
   candidates.erase(std::remove_if(candidates.begin(), candidates.end(), hopeless),

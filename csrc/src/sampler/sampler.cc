@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "candidates.h"
+#include "scan.h"
 #include "softmax.h"
 #include "tpuserve/errors.h"
 #include "tpuserve/sampler/philox.h"
@@ -46,8 +47,7 @@ void apply_mask(const std::uint32_t* words, float* logits, std::size_t count) {
 }
 
 std::int32_t argmax(const float* row, std::size_t count) {
-  const float top = highest(row, count);
-  return static_cast<std::int32_t>(std::find(row, row + count, top) - row);
+  return static_cast<std::int32_t>(index_of(row, count, highest(row, count)));
 }
 
 // The token at `share` of the row's probability, counted in the order of ids.
@@ -84,9 +84,8 @@ void report_logprobs(const float* row, std::size_t count, int best, Sampled& sam
 }  // namespace
 
 void check_row(const float* row, std::size_t count) {
-  int nans = 0;
-  for (std::size_t i = 0; i < count; ++i) nans += row[i] != row[i] ? 1 : 0;
-  if (nans > 0) {
+  if (has_nan(row, count)) {
+    const auto nans = std::count_if(row, row + count, [](float value) { return value != value; });
     throw LaunchError("logits hold " + std::to_string(nans) + " NaN of " + std::to_string(count) +
                       ": the chip produced garbage");
   }

@@ -1,6 +1,6 @@
 #include "softmax.h"
 
-#include <limits>
+#include "scan.h"
 
 namespace tpuserve::sampler {
 
@@ -8,7 +8,12 @@ namespace {
 
 constexpr std::size_t kLanes = 8;
 
-double sum_of(const Weights::Block& weights, std::size_t length) {
+TPUSERVE_WIDE void exponentials(const float* row, std::size_t length, float top, float scale,
+                                float* weights) {
+  for (std::size_t i = 0; i < length; ++i) weights[i] = exp_nonpositive((row[i] - top) * scale);
+}
+
+TPUSERVE_WIDE double sum_of(const Weights::Block& weights, std::size_t length) {
   std::array<float, kLanes> lanes{};
   std::size_t i = 0;
   for (; i + kLanes <= length; i += kLanes) {
@@ -40,45 +45,32 @@ float scale_of(double temperature) {
   return static_cast<float>(std::min(1.0 / temperature, kLargest));
 }
 
-float highest(const float* row, std::size_t count) {
-  std::array<float, kLanes> best{};
-  best.fill(-std::numeric_limits<float>::infinity());
-  std::size_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) {
-    for (std::size_t lane = 0; lane < kLanes; ++lane) {
-      best[lane] = row[i + lane] > best[lane] ? row[i + lane] : best[lane];
-    }
+Weights::Weights(const float* row, std::size_t count, float top, float scale)
+    : row_(row), count_(count), top_(top), scale_(scale) {
+  Block weights;
+  sums_.reserve(count / kBlock + 1);
+  for (std::size_t begin = 0; begin < count_; begin += kBlock) {
+    const std::size_t length = fill(begin, weights);
+    sums_.push_back(sum_of(weights, length));
+    total_ += sums_.back();
   }
-  for (; i < count; ++i) best[0] = std::max(best[0], row[i]);
-  return *std::max_element(best.begin(), best.end());
 }
 
 std::size_t Weights::fill(std::size_t begin, Block& weights) const {
   const std::size_t length = std::min(kBlock, count_ - begin);
-  const float* row = row_ + begin;
-  const float top = top_;
-  const float scale = scale_;
-  for (std::size_t i = 0; i < length; ++i) weights[i] = exp_nonpositive((row[i] - top) * scale);
+  exponentials(row_ + begin, length, top_, scale_, weights.data());
   return length;
 }
 
-double Weights::sum() const {
-  Block weights;
-  double sum = 0;
-  for (std::size_t begin = 0; begin < count_; begin += kBlock) {
-    const std::size_t length = fill(begin, weights);
-    sum += sum_of(weights, length);
-  }
-  return sum;
-}
-
 std::size_t Weights::index_at(double goal) const {
-  Block weights;
   double sum = 0;
-  for (std::size_t begin = 0; begin < count_; begin += kBlock) {
-    const std::size_t length = fill(begin, weights);
-    const double after = sum + sum_of(weights, length);
-    if (after > goal) return begin + index_in(weights, length, goal - sum);
+  for (std::size_t block = 0; block < sums_.size(); ++block) {
+    const double after = sum + sums_[block];
+    if (after > goal) {
+      Block weights;
+      const std::size_t length = fill(block * kBlock, weights);
+      return block * kBlock + index_in(weights, length, goal - sum);
+    }
     sum = after;
   }
   std::size_t last = count_ - 1;

@@ -8,6 +8,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "tpuserve/half.h"
 
@@ -42,9 +43,6 @@ inline float exp_nonpositive(float x) {
   return x < kLowest ? 0.0F : p * bits_to_float(exponent);
 }
 
-// The highest value; -inf for a row of -inf. The row has no NaN.
-float highest(const float* row, std::size_t count);
-
 // The unnormalised probabilities e^((row[i] - top) * scale) of a row whose highest value is `top`,
 // in blocks: small enough for the stack, long enough to vectorise.
 class Weights {
@@ -52,14 +50,7 @@ class Weights {
   static constexpr std::size_t kBlock = 512;
   using Block = std::array<float, kBlock>;
 
-  Weights(const float* row, std::size_t count, float top, float scale)
-      : row_(row), count_(count), top_(top), scale_(scale) {}
-
-  // Always added in the same order.
-  double sum() const;
-  // The index at which the running sum passes `goal`; the last with a weight if rounding leaves the
-  // sum below.
-  std::size_t index_at(double goal) const;
+  Weights(const float* row, std::size_t count, float top, float scale);
 
   // Calls visit(index, weight) for each, in order.
   template <typename Visitor>
@@ -71,6 +62,12 @@ class Weights {
     }
   }
 
+  // Always added in the same order.
+  double sum() const { return total_; }
+  // The index at which the running sum passes `goal`; the last with a weight if rounding leaves the
+  // sum below.
+  std::size_t index_at(double goal) const;
+
  private:
   // Returns how many weights the block has.
   std::size_t fill(std::size_t begin, Block& weights) const;
@@ -79,6 +76,8 @@ class Weights {
   std::size_t count_;
   float top_;
   float scale_;
+  std::vector<double> sums_;  // of each block
+  double total_ = 0;
 };
 
 }  // namespace tpuserve::sampler
