@@ -5,6 +5,7 @@ from tpuserve.bmodel.language import LanguageModel, describe
 from tpuserve.bmodel.memory import MemoryBudget, memory_budget, weight_blocks
 from tpuserve.bmodel.model import Bmodel, Net, Tensor, Variant, Weights, joined
 from tpuserve.bmodel.reader import BmodelFileError, parse, read
+from tpuserve.bmodel.vision import VisionModel
 
 __all__ = [
     "Bmodel",
@@ -15,6 +16,7 @@ __all__ = [
     "Net",
     "Tensor",
     "Variant",
+    "VisionModel",
     "Weights",
     "describe",
     "joined",

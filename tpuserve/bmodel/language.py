@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tpuserve.bmodel.model import Bmodel, Net, Tensor, Variant
+from tpuserve.bmodel.vision import VisionModel, describe_vision, image_layers
 
 
 @dataclass(frozen=True, slots=True)
 class LanguageModel:
     """Lengths in tokens. `vocab_size` is 0 when an argmax head hides it.
 
-    decode_rows: sequences that one decode launch serves. history_chunk_tokens: most tokens of one
-    prefill behind rows that a slot holds, 0 without such nets.
+    layers: those that attend to text. vision: None for a model that reads text only. decode_rows:
+    sequences that one decode launch serves. history_chunk_tokens: most tokens of one prefill behind
+    rows that a slot holds, 0 without such nets.
     """
 
     layers: int
@@ -29,6 +31,7 @@ class LanguageModel:
     dtype: str
     kv_bytes_per_token: int
     features: tuple[str, ...]
+    vision: VisionModel | None = None
 
     @property
     def kv_bytes_per_slot(self) -> int:
@@ -61,7 +64,7 @@ def describe(bmodel: Bmodel) -> LanguageModel | None:
     logits = None if head is None else next(iter(head.variants[0].outputs), None)
     is_argmax = logits is not None and logits.dtype == "int32"
     return LanguageModel(
-        layers=layers,
+        layers=layers - len(image_layers(bmodel)),
         hidden_size=states.shape[2],
         vocab_size=_width(logits) if logits is not None and not is_argmax else 0,
         context_length=context,
@@ -75,6 +78,7 @@ def describe(bmodel: Bmodel) -> LanguageModel | None:
         dtype=history.dtype,
         kv_bytes_per_token=kv,
         features=_features(bmodel, prefill, is_argmax=is_argmax, variants=len(decode.variants)),
+        vision=describe_vision(bmodel),
     )
 
 
@@ -126,6 +130,8 @@ def _features(bmodel: Bmodel, prefill: Net, *, is_argmax: bool, variants: int) -
     ):
         if bmodel.net(net) is not None:
             found.add(feature)
+    if image_layers(bmodel):
+        found.add("vision")
     return tuple(sorted(found))
 
 

@@ -3,7 +3,8 @@
 One runtime context per slot, or one for all slots of a batch. All contexts of a process share the
 weights (one copy of each block, told apart by its SHA-256) and the scratch memory of the nets
 (which overlaps: the largest counts). Each context has its own instructions and its own memory for
-the inputs and outputs of nets in io-alone mode, which holds the KV of its slots.
+the inputs and outputs of nets in io-alone mode, which holds the KV of its slots and the keys and
+values of their images. What the image net gives on the way there is held once.
 Checked by counting the runtime's allocations with BM_RUNTIME_SHARE_MEM set: exact for weights,
 scratch and io; instructions are an upper bound, since the runtime loads equal ones once.
 """
@@ -14,13 +15,14 @@ from dataclasses import dataclass
 
 from tpuserve.bmodel.language import decode_rows, first_decode
 from tpuserve.bmodel.model import Bmodel
+from tpuserve.bmodel.vision import describe_vision
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryBudget:
     """Bytes on each chip; `context_*_bytes` are needed once per context, the others once.
 
-    context_slots: slots of a context.
+    context_slots: slots of a context. image_bytes: states of one image.
     """
 
     weights_bytes: int
@@ -28,6 +30,7 @@ class MemoryBudget:
     context_instruction_bytes: int
     context_io_bytes: int
     context_slots: int = 1
+    image_bytes: int = 0
 
     @property
     def context_bytes(self) -> int:
@@ -35,7 +38,8 @@ class MemoryBudget:
 
     def total_bytes(self, slots: int) -> int:
         contexts = -(-slots // self.context_slots)
-        return self.weights_bytes + self.neuron_bytes + contexts * self.context_bytes
+        shared = self.weights_bytes + self.neuron_bytes + self.image_bytes
+        return shared + contexts * self.context_bytes
 
 
 def weight_blocks(bmodel: Bmodel) -> dict[str, int]:
@@ -48,6 +52,7 @@ def weight_blocks(bmodel: Bmodel) -> dict[str, int]:
 def memory_budget(bmodel: Bmodel) -> MemoryBudget:
     variants = [variant for net in bmodel.nets for variant in net.variants]
     weights = weight_blocks(bmodel)
+    vision = describe_vision(bmodel)
     return MemoryBudget(
         weights_bytes=sum(weights.values()),
         neuron_bytes=max(variant.neuron_bytes for variant in variants),
@@ -55,6 +60,8 @@ def memory_budget(bmodel: Bmodel) -> MemoryBudget:
         # The variants of one net share one io area.
         context_io_bytes=sum(
             max(variant.io_bytes for variant in net.variants) for net in bmodel.nets if net.io_alone
-        ),
+        )
+        + (vision.mask_bytes if vision else 0),
         context_slots=decode_rows(first_decode(bmodel)),
+        image_bytes=vision.state_bytes if vision else 0,
     )

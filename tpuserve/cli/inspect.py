@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import Final
 
 from tpuserve import bmodel, encryption, model_dir
-from tpuserve.bmodel import Bmodel, LanguageModel, MemoryBudget, Net, Tensor, Variant
+from tpuserve.bmodel import (
+    Bmodel,
+    LanguageModel,
+    MemoryBudget,
+    Net,
+    Tensor,
+    Variant,
+    VisionModel,
+)
 from tpuserve.cli import sealed_page, text
 from tpuserve.cli.errors import CommandError
 from tpuserve.cli.memory_rows import memory_rows
@@ -172,7 +180,16 @@ def _language_rows(language: LanguageModel) -> list[tuple[str, str]]:
             f"{text.size(language.kv_bytes_per_token)} per token, "
             f"{text.size(language.kv_bytes_per_slot)} per slot",
         ),
+        *([] if language.vision is None else [("images", _images(language.vision))]),
     ]
+
+
+def _images(vision: VisionModel) -> str:
+    return (
+        f"at most {vision.max_images} of {vision.max_tiles} tiles of {vision.image_size} pixels, "
+        f"{vision.tile_tokens} keys a tile for {vision.layers} more layers, "
+        f"{text.size(vision.image_bytes_per_slot)} per slot"
+    )
 
 
 def _net_lines(nets: tuple[Net, ...]) -> list[str]:

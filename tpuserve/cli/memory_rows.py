@@ -13,6 +13,7 @@ def memory_rows(memory: MemoryBudget, slots_asked: int | None) -> list[tuple[str
     rows: list[tuple[str, ...]] = [
         ("weights", text.size(memory.weights_bytes), "once"),
         ("scratch", text.size(memory.neuron_bytes), "once"),
+        *([("image states", text.size(memory.image_bytes), "once")] if memory.image_bytes else []),
         ("inputs, outputs and KV", text.size(memory.context_io_bytes), times),
         ("instructions, at most", text.size(memory.context_instruction_bytes), times),
     ]

@@ -9,12 +9,13 @@ import pytest
 from tpuserve import bmodel
 
 ROOT = Path(__file__).resolve().parents[3]
+VISION = ROOT / "tests/fixtures/models/mllama/vision_f16.bmodel"
 MODELS = {
     "history": ROOT / "models/demo/demo_f16.bmodel",
     **{
         path.parent.name: path
         for path in ROOT.glob("tests/fixtures/models/*/*.bmodel")
-        if ".chip" not in path.name
+        if ".chip" not in path.name and path != VISION
     },
 }
 
@@ -79,6 +80,35 @@ def test_a_batch_shares_one_context() -> None:
     assert budget.total_bytes(4) == budget.total_bytes(1)
     # The KV of all four lives in the io memory of their decode nets.
     assert budget.context_io_bytes > 4 * described("batch4").kv_bytes_per_slot
+
+
+def test_a_vision_model_has_two_kinds_of_layers_and_room_for_images() -> None:
+    content = bmodel.read(VISION)
+    found = bmodel.describe(content)
+    assert found is not None
+    vision = found.vision
+    assert vision is not None
+    assert (found.layers, vision.layers, found.decode_rows) == (3, 2, 4)
+    assert {"vision", "vit", "history", "batched-decode"} <= set(found.features)
+    assert (vision.max_images, vision.max_tiles) == (2, 4)
+    # A patch has 14 pixels a side; the class makes one more.
+    assert (vision.tile_tokens, vision.image_size) == ((70 // 14) ** 2 + 1, 70)
+    # 3 layers × K and V × 2 heads × 16 × 2 bytes
+    assert found.kv_bytes_per_token == 384
+    # 2 layers × K and V × images × tiles × keys × 2 heads × 16 × 2 bytes
+    assert vision.image_bytes_per_slot == 2 * 2 * 2 * 4 * 26 * 2 * 16 * 2
+    # A chunk of 64 rows sees all keys, or not.
+    assert vision.mask_bytes == 64 * 2 * 4 * 26 * 2
+    budget = bmodel.memory_budget(content)
+    assert budget.image_bytes == 4 * 26 * 128 * 2
+    slots_bytes = 4 * (found.kv_bytes_per_slot + vision.image_bytes_per_slot)
+    assert budget.context_io_bytes > slots_bytes + vision.mask_bytes
+    assert budget.total_bytes(4) > budget.weights_bytes + budget.image_bytes + slots_bytes
+
+
+def test_a_model_for_text_has_no_room_for_images() -> None:
+    assert described("static").vision is None
+    assert bmodel.memory_budget(bmodel.read(MODELS["static"])).image_bytes == 0
 
 
 def test_other_nets_are_no_language_model() -> None:

@@ -23,8 +23,8 @@ ROOT = Path(__file__).resolve().parents[3]
 MODELS = sorted(
     [
         ROOT / "models/demo/demo_f16.bmodel",
-        # Nets for shared prefixes are not simulated.
-        *ROOT.glob("tests/fixtures/models/[!cps]*/*.bmodel"),
+        # Nets for shared prefixes and for images are not simulated.
+        *ROOT.glob("tests/fixtures/models/[!cmps]*/*.bmodel"),
         *ROOT.glob("tests/fixtures/models/static/*.bmodel"),
     ]
 )
