@@ -15,6 +15,7 @@ from models.check.packing import write_packed
 from models.check.row import Measured, Row
 from models.check.serving import Served
 from models.check.tokenizers import Kind
+from tests.support import torch_writer
 from tests.support.float_models import four_bits
 from tests.support.tiny_checkpoints import TinyCheckpoint
 from tpuserve.model_dir import ModelDir
@@ -27,8 +28,11 @@ _CONTEXT: Final = 128
 @dataclass(frozen=True, slots=True)
 class Build:
     """`arguments` are those of `tpuserve compile` besides context and weights; `features` names
-    them in the table. served: it is also asked through the services. packing: gptq or awq for a
-    checkpoint that holds 4-bit weights already. prepare: what is served of the compiled model.
+    them in the table.
+
+    served: it is also asked through the services. packing: gptq or awq for a checkpoint that holds
+    4-bit weights already, torch for one in PyTorch's files. prepare: what is served of the compiled
+    model.
     """
 
     quantize: str
@@ -101,7 +105,10 @@ class LanguageFamily:
 
 def _write(tiny: TinyCheckpoint, build: Build, directory: Path) -> Mapping[str, Array]:
     """The checkpoint's files; returns the weights that the build computes with."""
-    if build.packing:
+    if build.packing in ("gptq", "awq"):
         return write_packed(tiny, build.packing, directory)
-    tiny.write(directory)
+    if build.packing == "torch":
+        torch_writer.save_shards(tiny, directory)
+    else:
+        tiny.write(directory)
     return four_bits(tiny.weights) if build.quantize.startswith("w4") else tiny.weights

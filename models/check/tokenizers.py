@@ -20,8 +20,7 @@ _MAX_CHARACTERS = 100_000
 class Kind:
     """`small` names one of MAKERS, `published` a directory below TPUSERVE_TOKENIZERS.
 
-    template: the chat template of the small one; empty where the kind brings its own. control: its
-    tokens that a text cannot have.
+    template: the chat template of the small one; empty where the kind brings its own.
     """
 
     small: str

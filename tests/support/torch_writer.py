@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import pickle
 import sys
 import types
@@ -15,6 +16,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tests.support.tiny_checkpoints import TinyCheckpoint
 
 _KINDS = {
     "float64": "DoubleStorage",
@@ -55,6 +58,18 @@ def save(path: Path, tensors: Mapping[str, NDArray[Any] | View], *, root: str = 
         file.writestr(f"{root}/data.pkl", _pickled(table))
         file.writestr(f"{root}/byteorder", "little")
         file.writestr(f"{root}/version", "3\n")
+
+
+def save_shards(tiny: TinyCheckpoint, directory: Path) -> list[str]:
+    """The checkpoint as its publisher may have it: config.json and two files, which are named."""
+    directory.mkdir(exist_ok=True)
+    (directory / "config.json").write_text(json.dumps(tiny.config))
+    names = sorted(tiny.weights)
+    files = [f"pytorch_model-{part:05}-of-00002.bin" for part in (1, 2)]
+    for file, chosen in zip(files, (names[::2], names[1::2]), strict=True):
+        tensors = {name: tiny.weights[name].astype(np.float16) for name in chosen}
+        save(directory / file, tensors, root="pytorch_model")
+    return files
 
 
 def _whole(values: NDArray[Any]) -> View:

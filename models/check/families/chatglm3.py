@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from models.check.language import LanguageFamily
+from models.check.language import BUILDS, Build, LanguageFamily
 from models.check.tokenizers import Kind
 from tests.support import float_models, tiny_checkpoints
 
@@ -15,5 +15,9 @@ ROWS = tuple(
         reference=float_models.chatglm3,
         tokenizer=Kind("chatglm", "chatglm3-6b"),
         tools=True,
+        builds=(
+            *BUILDS,
+            Build("w8f16", "PyTorch files, static", "--max-input 64", packing="torch"),
+        ),
     ).rows()
 )

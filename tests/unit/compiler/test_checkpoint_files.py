@@ -31,20 +31,9 @@ def staged(tiny: TinyCheckpoint, source: Path, directory: Path) -> dict[str, Any
     return found
 
 
-def write_bins(tiny: TinyCheckpoint, directory: Path) -> list[str]:
-    directory.mkdir()
-    (directory / "config.json").write_text(json.dumps(tiny.config))
-    names = sorted(tiny.weights)
-    files = [f"pytorch_model-{part:05}-of-00002.bin" for part in (1, 2)]
-    for file, chosen in zip(files, (names[::2], names[1::2]), strict=True):
-        tensors = {name: tiny.weights[name].astype(np.float16) for name in chosen}
-        torch_writer.save(directory / file, tensors, root="pytorch_model")
-    return files
-
-
 @pytest.mark.parametrize("tiny", [llama_checkpoints.qwen3(), tiny_checkpoints.qwen1()])
 def test_sharded_torch_files_stage_as_safetensors_do(tiny: TinyCheckpoint, tmp_path: Path) -> None:
-    write_bins(tiny, tmp_path / "bins")
+    torch_writer.save_shards(tiny, tmp_path / "bins")
     got = staged(tiny, tmp_path / "bins", tmp_path / "one")
     wanted = staged(tiny, tiny.write(tmp_path / "tensors"), tmp_path / "two")
     assert got.keys() == wanted.keys()
@@ -149,7 +138,7 @@ def test_a_view_that_leaves_its_storage_is_refused(tmp_path: Path) -> None:
 
 def test_missing_shards_are_counted_and_named(tmp_path: Path) -> None:
     tiny = llama_checkpoints.qwen2()
-    files = write_bins(tiny, tmp_path / "bins")
+    files = torch_writer.save_shards(tiny, tmp_path / "bins")
     (tmp_path / "bins" / files[0]).unlink()
     with pytest.raises(CompileError, match=r"1 of 2 weight files are missing in .*: " + files[0]):
         find(tmp_path / "bins")
