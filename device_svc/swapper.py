@@ -20,7 +20,13 @@ from device_svc.swap import (
     exchange_for,
 )
 from device_svc.swap_metrics import SwapMetrics
-from tpuserve.errors import FeatureMissing, InvalidArgument, TpuserveError, Unavailable
+from tpuserve.errors import (
+    FeatureMissing,
+    InvalidArgument,
+    Overloaded,
+    TpuserveError,
+    Unavailable,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -74,7 +80,7 @@ class ModelSwapper:
         on it is carried through.
         """
         if self._task is not None:
-            raise Unavailable("the model is being changed already")
+            raise Overloaded("the model is being changed already", retry_after_s=1.0)
         self._committed = False
         task = self._task = asyncio.create_task(self._swap(asked))
         task.add_done_callback(self._over)

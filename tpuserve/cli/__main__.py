@@ -24,6 +24,7 @@ COMMANDS: Final = {
     "encrypt": "encrypt a model directory's bmodels, or make a key",
     "dump": "write what a prompt's layers compute to a .npz file",
     "compare": "compare two such files",
+    "swap": "change the model of a running device",
     "doctor": "check runtimes, chips and limits of this machine",
     "emulator": "install or locate the chip emulator",
     "demo": "serve the demo model and ask it two questions",

@@ -31,7 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     _provide_runtime(args.runtime)
-    serving.report(f"starting the services with {args.model}")
+    directories = serving.directories(args)
+    serving.report(f"starting the services with {', '.join(map(str, directories))}")
     return serving.serve(args, functools.partial(_converse, args, time.monotonic()))
 
 
@@ -74,7 +75,7 @@ async def _converse(
 
 
 def _ask_grpc(endpoints: Endpoints, question: str) -> Answer:
-    options = Options(max_tokens=_ANSWER_TOKENS, timeout_s=_ANSWER_S)
+    options = Options(model=endpoints.models[0], max_tokens=_ANSWER_TOKENS, timeout_s=_ANSWER_S)
     with Client(endpoints.grpc) as client:
         try:
             return answering.show(client.chat([Message("user", question)], options))
@@ -85,7 +86,7 @@ def _ask_grpc(endpoints: Endpoints, question: str) -> Answer:
 def _ask_http(endpoints: Endpoints, question: str) -> Answer:
     chunks = openai_sse.ask(
         endpoints.http,
-        endpoints.model,
+        endpoints.models[0],
         question,
         max_tokens=_ANSWER_TOKENS,
         timeout_s=_ANSWER_S,

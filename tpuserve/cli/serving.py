@@ -5,19 +5,21 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import os
+import json
 import signal
 import socket
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tpuserve import chips, model_dir, runtime_library
+from tpuserve import chips, runtime_library
+from tpuserve.cli import children
 from tpuserve.cli.child_output import ChildOutput
+from tpuserve.cli.children import Device
 from tpuserve.cli.errors import CommandError
 from tpuserve.cli.supervisor import Child, ChildFailed, Supervisor
 
@@ -29,15 +31,22 @@ _INTERRUPTED: Final = 130
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
-    """Where the server listens, as a client on this machine reaches it. devices: the
-    device services' own addresses."""
+    """Where the server listens, as a client on this machine reaches it. swaps: whether devices
+    change their models when asked.
+    """
 
-    model: str
+    models: tuple[str, ...]
     host: str
     grpc_port: int
     http_port: int
-    devices: tuple[str, ...] = ()
+    devices: tuple[Device, ...] = ()
     allows_dumps: bool = False
+    swaps: bool = False
+
+    @property
+    def model(self) -> str:
+        """Of several, all names."""
+        return ", ".join(self.models)
 
     @property
     def grpc(self) -> str:
@@ -52,13 +61,26 @@ OnReady = Callable[[Endpoints, asyncio.Event], Awaitable[None]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="model directory")
+    parser.set_defaults(refuse_usage=parser.error)
+    parser.add_argument("models", type=Path, nargs="*", metavar="DIR", help="model directories")
+    parser.add_argument("--model", type=Path, metavar="DIR", help="the same, for one")
     parser.add_argument(
         "--devices",
         type=chips.chip_list,
+        action="append",
+        default=[],
         metavar="0,1",
         help="chips as the host numbers them; each group of as many as the model was compiled for "
-        "gets a device service (default: one group of the lowest numbers)",
+        "gets a device service (default: one group of the lowest numbers); for several models once "
+        "for each, in their order: they may share chips",
+    )
+    parser.add_argument(
+        "--swap-root",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="let `tpuserve swap` load model directories that are this one or below it",
     )
     parser.add_argument("--slots", type=int, help="resident sequences (default: tpuserve.toml)")
     parser.add_argument(
@@ -94,9 +116,8 @@ def serve(args: argparse.Namespace, on_ready: OnReady) -> int:
     start-up problem, and whatever `on_ready` raises, after all processes have ended.
     """
     try:
-        model = model_dir.load(args.model)
+        served = children.load_models(directories(args), args.devices)
         runtime_library.find(args.runtime)
-        groups = chips.groups(args.devices, len(model.bmodels))
     except ValueError as error:
         raise CommandError(str(error)) from error
     grpc_port = _listening_port(args.host, args.grpc_port, "--grpc-port")
@@ -107,16 +128,39 @@ def serve(args: argparse.Namespace, on_ready: OnReady) -> int:
     reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(args.host, args.host)
     with tempfile.TemporaryDirectory(prefix="tpuserve-") as sockets:
         endpoints = Endpoints(
-            *(model.name, reachable, grpc_port, http_port),
-            devices=tuple(f"unix:{Path(sockets) / name}" for name in _device_names(groups)),
+            *(tuple(each.model.name for each in served), reachable, grpc_port, http_port),
+            devices=children.devices_of(served, Path(sockets)),
             allows_dumps=args.allow_dumps,
+            swaps=bool(args.swap_root),
         )
-        children = _children(args, model, groups, endpoints, Path(sockets))
+        processes = _children(args, endpoints, Path(sockets))
         with _child_output(args) as output:
             try:
-                return asyncio.run(_serve(children, endpoints, output, on_ready))
+                return asyncio.run(_serve(processes, endpoints, output, on_ready))
             except ChildFailed as error:
                 raise CommandError(str(error)) from error
+
+
+def directories(args: argparse.Namespace) -> list[Path]:
+    """Of all models that are to be served; none is a wrong use of the command."""
+    named = [*args.models, *([] if args.model is None else [args.model])]
+    if not named:
+        args.refuse_usage("name a model directory")
+    return named
+
+
+def _children(args: argparse.Namespace, endpoints: Endpoints, sockets: Path) -> tuple[Child, ...]:
+    listen = _bracketed(args.host)
+
+    def metrics_address(number: int) -> str:
+        port = _listening_port(args.host, args.metrics_port + number, "--metrics-port")
+        return f"{listen}:{port}"
+
+    gateway = [
+        *["--grpc-listen", f"{listen}:{endpoints.grpc_port}"],
+        *["--http-listen", f"{listen}:{endpoints.http_port}"],
+    ]
+    return children.children(args, endpoints.devices, gateway, sockets, metrics_address)
 
 
 def _child_output(args: argparse.Namespace) -> ChildOutput:
@@ -126,61 +170,11 @@ def _child_output(args: argparse.Namespace) -> ChildOutput:
         raise CommandError(f"--log-dir {args.log_dir}: {error.strerror}") from error
 
 
-def _device_names(groups: Sequence[Sequence[int]]) -> list[str]:
-    return ["device"] if len(groups) == 1 else [f"device{i}" for i in range(len(groups))]
-
-
-def _children(
-    args: argparse.Namespace,
-    model: model_dir.ModelDir,
-    groups: Sequence[Sequence[int]],
-    endpoints: Endpoints,
-    sockets: Path,
-) -> tuple[Child, ...]:
-    """In starting order; they are stopped in the reverse one."""
-    tokenizer = f"unix:{sockets / 'tokenizer'}"
-    names = _device_names(groups)
-    devices = dict(zip(names, endpoints.devices, strict=True))
-    listen = _bracketed(args.host)
-    device_options = [] if args.slots is None else ["--slots", str(args.slots)]
-    if args.deterministic:
-        device_options.append("--deterministic")
-    if args.allow_dumps:
-        device_options.append("--allow-dumps")
-    if args.key_file is not None:
-        device_options += ["--key-file", str(args.key_file)]
-    device_options += ["--runtime", args.runtime]
-    metrics: dict[str, list[str]] = {name: [] for name in ("tokenizer", *names)}
-    if args.metrics_port is not None:
-        for number, option in enumerate(metrics.values()):
-            port = _listening_port(args.host, args.metrics_port + number, "--metrics-port")
-            option += ["--metrics-listen", f"{listen}:{port}"]
-    common = ["--model", str(model.path), "--listen"]
-    commands = {"tokenizer": ["tokenizer_svc", *common, tokenizer, *metrics["tokenizer"]]}
-    for (name, address), group in zip(devices.items(), groups, strict=True):
-        numbers = ",".join(map(str, group))
-        commands[name] = [
-            *["device_svc", *common, address, *metrics[name], *device_options],
-            *["--devices", numbers],
-        ]
-    commands["gateway"] = [
-        *["gateway", "--tokenizer", tokenizer],
-        *(argument for address in devices.values() for argument in ("--device", address)),
-        *["--grpc-listen", f"{listen}:{endpoints.grpc_port}"],
-        *["--http-listen", f"{listen}:{endpoints.http_port}"],
-    ]
-    launcher = [sys.executable, "-m", "tpuserve.cli.child", str(os.getpid())]
-    return tuple(
-        Child(name, (*launcher, *command, "--log-level", args.log_level))
-        for name, command in commands.items()
-    )
-
-
 async def _serve(
-    children: tuple[Child, ...], endpoints: Endpoints, output: ChildOutput, on_ready: OnReady
+    processes: tuple[Child, ...], endpoints: Endpoints, output: ChildOutput, on_ready: OnReady
 ) -> int:
     stop = asyncio.Event()
-    supervisor = Supervisor(children, report=report, output=output)
+    supervisor = Supervisor(processes, report=report, output=output)
     killed = False
 
     def interrupt() -> None:
@@ -235,19 +229,22 @@ async def _when_ready(
 
 
 async def _is_ready(endpoints: Endpoints) -> bool:
-    """Whether GET /ready answers 200."""
+    """Whether GET /ready answers 200 and names every model."""
     try:
         reader, writer = await asyncio.open_connection(endpoints.host, endpoints.http_port)
     except OSError:
         return False
     try:
         writer.write(b"GET /ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-        status = await asyncio.wait_for(reader.readline(), 5.0)
+        reply = await asyncio.wait_for(reader.read(), 5.0)
     except (OSError, asyncio.TimeoutError):
         return False
     finally:
         writer.close()
-    return status.split(b" ")[1:2] == [b"200"]
+    head, _, body = reply.partition(b"\r\n\r\n")
+    if head.split(b" ")[1:2] != [b"200"]:
+        return False
+    return set(endpoints.models) <= set(json.loads(body)["models"])
 
 
 def _listening_port(host: str, port: int, option: str) -> int:

@@ -1,4 +1,4 @@
-"""`tpuserve up --model DIR`: serve a model directory on this machine."""
+"""`tpuserve up DIR …`: serve model directories on this machine."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _announce(endpoints: Endpoints, stop: asyncio.Event) -> None:
-    print(f"{endpoints.model} is ready")
+    print(f"{endpoints.model} {'is' if len(endpoints.models) == 1 else 'are'} ready")
     print(f"  gRPC   {endpoints.grpc}")
     print(f"  HTTP   {endpoints.http}/v1  (OpenAI API; metrics at {endpoints.http}/metrics)")
-    for device in endpoints.devices if endpoints.allows_dumps else ():
-        print(f"  dumps  tpuserve dump PROMPT -o FILE.npz --device {device}")
+    for device in endpoints.devices:
+        if endpoints.allows_dumps:
+            print(f"  dumps  tpuserve dump PROMPT -o FILE.npz --device {device.address}")
+        if endpoints.swaps:
+            print(f"  swap   tpuserve swap DIR --device {device.address}")
     print("  stop   Ctrl-C", flush=True)
