@@ -39,7 +39,7 @@ class ChatGlmReader:
         self._name = ""
         self._raw = ""
         self._code = ""
-        sink.skip_space()
+        sink.gap()
 
     def push(self, text: str) -> None:
         rest: str | None = text
@@ -57,9 +57,7 @@ class ChatGlmReader:
     def _begin_turn(self) -> None:
         self._state = _State.METADATA
         self._raw = self._code = ""
-        # Texts of two turns are two paragraphs.
-        self._sink.text("\n")
-        self._sink.skip_space()
+        self._sink.gap()
 
     def _end_turn(self) -> None:
         if self._state is _State.CODE and self._is_call(self._code):

@@ -30,8 +30,9 @@ class Sink:
     """Collects what the readers find, until it is taken.
 
     White space between calls, and between them, the reasoning and the text, is the format's and not
-    the answer's. `trims` holds white space at the end of the text back until it is known whether a
-    call follows. With `single_call` nothing is collected behind the first complete call.
+    the answer's; texts before and behind a call are two lines. `trims` holds white space at the end
+    of the text back until it is known whether a call follows. With `single_call` nothing is
+    collected behind the first complete call.
     """
 
     def __init__(self, *, trims: bool, single_call: bool) -> None:
@@ -44,9 +45,11 @@ class Sink:
         self._opened_calls = 0
         self._held = ""
         self._after_gap = False
+        self._has_text = False
 
-    def skip_space(self) -> None:
-        """White space that follows is not part of the text."""
+    def gap(self) -> None:
+        """White space here, before and behind, is not part of the text."""
+        self._held = ""
         self._after_gap = True
 
     def text(self, text: str) -> None:
@@ -54,7 +57,10 @@ class Sink:
             text = text.lstrip()
         if not text or self.answered:
             return
+        if self._after_gap and self._has_text:
+            text = "\n" + text
         self._after_gap = False
+        self._has_text = True
         if self._trims:
             text = self._held + text
             shown = text.rstrip()
@@ -68,8 +74,7 @@ class Sink:
             self._reasoning.append(text)
 
     def open_call(self, name: str) -> None:
-        self._held = ""
-        self._after_gap = True
+        self.gap()
         self._put(CallPiece(self._opened_calls, name))
         self._opened_calls += 1
 

@@ -62,7 +62,7 @@ class ThinkReader:
         if after is None:
             return
         self._answers = True
-        self._sink.skip_space()
+        self._sink.gap()
         self._content.push(after)
 
     def _show(self, text: str) -> None:

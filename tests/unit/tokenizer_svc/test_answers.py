@@ -27,7 +27,7 @@ def fenced(code: str) -> str:
 QWEN = {
     "one call": (tagged(ROME_JSON), "", [ROME]),
     "text before": (f"I look.\n\n{tagged(ROME_JSON)}", "I look.", [ROME]),
-    "text around": (f"a\n{tagged(ROME_JSON)}\nb\n", "ab\n", [ROME]),
+    "text around": (f"a\n{tagged(ROME_JSON)}\nb\n", "a\nb\n", [ROME]),
     "parallel": (f"{tagged(ROME_JSON)}\n{tagged(TIME_JSON)}", "", [ROME, ("get_time", {})]),
     "no line feeds": (f"<tool_call>{ROME_JSON}</tool_call>", "", [ROME]),
     "arguments first": (
