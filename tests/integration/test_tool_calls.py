@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -129,11 +129,21 @@ async def qwen(models: dict[str, LoadedTokenizer]) -> AsyncIterator[World]:
 
 
 async def streamed(
-    world: World, options: Options, messages: Sequence[Message] = QUESTION
+    world: World, options: Options, *, step_by_step: bool = False
 ) -> tuple[list[Delta], Finished]:
-    chunks = [chunk async for chunk in world.client.chat(messages, options)]
-    assert isinstance(chunks[-1], Finished)
-    return [chunk for chunk in chunks if isinstance(chunk, Delta)], chunks[-1]
+    """`step_by_step`: the device takes a step when the client has seen the one before."""
+    if step_by_step:
+        world.device.hold()
+        world.device.allow(1)
+    deltas: list[Delta] = []
+    async for chunk in world.client.chat(QUESTION, options):
+        if isinstance(chunk, Finished):
+            return deltas, chunk
+        if isinstance(chunk, Delta):
+            deltas.append(chunk)
+            if step_by_step:
+                world.device.allow(1)
+    raise AssertionError("the stream ended without an end")
 
 
 def assembled(deltas: list[Delta]) -> tuple[str, str, list[tuple[str, str, str]]]:
@@ -160,7 +170,8 @@ async def test_grpc_streams_reasoning_text_and_parallel_calls(qwen: World) -> No
         f"<think>\nHm.\n</think>\n\nI look.\n{call}\n{call_text('qwen', 'get_time', {})}"
     )
     options = Options(tools=[WEATHER, TIME], logprobs=1, seed=1)
-    deltas, finished = await streamed(qwen, options)
+    # A reader that is late would get several steps in one delta.
+    deltas, finished = await streamed(qwen, options, step_by_step=True)
     text, reasoning, calls = assembled(deltas)
     assert (text, reasoning) == ("I look.", "Hm.")
     assert [(name, json.loads(arguments)) for _, name, arguments in calls] == [
