@@ -72,13 +72,14 @@ class Checkpoint:
         else:
             llama.check(self.config, seq_tokens, quantize)
 
-    def stage(self, directory: Path, quantize: str) -> None:
+    def stage(self, directory: Path, quantize: str) -> dict[str, Any]:
         """Lay the checkpoint out in `directory` with the dtype that `quantize` computes in.
 
         The converter takes the activation type from the checkpoint's dtype and compares it with
         `quantize` by substring, so that bf16 on a float16 checkpoint passes and gives garbage. It
-        reads all weights as float32, hence naming the wanted dtype here is enough. Raises
-        CompileError when tensors are missing, of another shape, or unknown to the architecture.
+        reads all weights as float32, hence naming the wanted dtype here is enough. Returns the
+        config that it gets. Raises CompileError when tensors are missing, of another shape, or
+        unknown to the architecture.
         """
         directory.mkdir(parents=True)
         files = weights.as_safetensors(self.weights, directory.parent / "weights")
@@ -96,6 +97,7 @@ class Checkpoint:
         if "text_config" in config:
             config["text_config"] = {**config["text_config"], "torch_dtype": dtype}
         (directory / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        return config
 
     def serving_files(self) -> list[Path]:
         """The files that serving needs beside the bmodel."""

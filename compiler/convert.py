@@ -13,6 +13,7 @@ from compiler.checkpoint import Checkpoint
 from compiler.chips import MAX_CHIPS, NetFile
 from compiler.environment import Environment
 from compiler.errors import CompileError
+from compiler.group_size import check_group_size
 from compiler.progress import Progress
 
 QUANTIZATIONS = ("f16", "bf16", "w8f16", "w8bf16", "w4f16", "w4bf16")
@@ -228,7 +229,8 @@ def convert(
         )
     log = work / "compile.log"
     staged, output = work / "checkpoint", work / "nets"
-    checkpoint.stage(staged, options.quantize)
+    config = checkpoint.stage(staged, options.quantize)
+    check_group_size(config, options.quantize, options.group_size)
     driver = checkpoint.driver or (_BATCHED_DRIVER if options.own_nets else None)
     if driver:
         job = work / "job.json"

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from compiler.checkpoint import Checkpoint
 from compiler.errors import CompileError
+from compiler.group_size import check_group_size
 from compiler.torch_file import TorchFile
 from compiler.weights import as_safetensors, find
 from tests.support import llama_checkpoints, tiny_checkpoints, torch_writer
@@ -211,3 +212,21 @@ def test_settings_that_the_converter_would_ignore(
     source = TinyCheckpoint({**tiny.config, **settings}, tiny.weights).write(tmp_path)
     with pytest.raises(CompileError, match=message):
         Checkpoint.open(source).check(64, quantize)
+
+
+@pytest.mark.parametrize(
+    ("tiny", "group", "message"),
+    [
+        (llama_checkpoints.qwen2(), 128, r"must divide the model's intermediate_size \(192\)"),
+        (tiny_checkpoints.qwen1(), 80, r"must divide the model's hidden_size \(128\)"),
+        (tiny_checkpoints.gpt_bigcode(), 0, "group-size is 0, must be positive"),
+    ],
+)
+def test_groups_fill_the_rows_of_four_bit_matrices(
+    tiny: TinyCheckpoint, group: int, message: str, tmp_path: Path
+) -> None:
+    config = Checkpoint.open(tiny.write(tmp_path / "own")).stage(tmp_path / "staged", "w4f16")
+    check_group_size(config, "w4f16", 64)
+    check_group_size(config, "w8f16", group)
+    with pytest.raises(CompileError, match=message):
+        check_group_size(config, "w4f16", group)
