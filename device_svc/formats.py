@@ -26,8 +26,6 @@ from tpuserve.output_format import OutputFormat
 from tpuserve.vocabulary import Vocabulary
 
 _CACHED_GRAMMARS: Final = 64
-# A state takes 1 to 2 kB; 20,000 are far more than schemas of a thousand properties reach.
-_MAX_LEXER_STATES: Final = 20_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -170,8 +168,9 @@ class Formats:
             self._compiled.move_to_end(key)
             return known
         started_s = time.monotonic()
-        limits = LLParserLimits(max_lexer_states=_MAX_LEXER_STATES, verbose_errors=False)
-        matcher = LLMatcher(table.tokenizer, LLMatcher.grammar_from_lark(lark), limits=limits)
+        matcher = LLMatcher(
+            table.tokenizer, LLMatcher.grammar_from_lark(lark), log_level=0, limits=_limits()
+        )
         if not matcher.is_error():
             # Copies begin with the states of the lexer that the first mask needs.
             matcher.compute_bitmask()
@@ -183,6 +182,20 @@ class Formats:
         if len(self._compiled) > _CACHED_GRAMMARS:
             self._compiled.popitem(last=False)
         return matcher
+
+
+def _limits() -> LLParserLimits:
+    """What one request may cost: at most 100 MB for the lexer's states, and tens of milliseconds
+    for a mask. Schemas of 300 optional properties and a thousand choices stay below; the library's
+    own limits let one mask take seconds.
+    """
+    return LLParserLimits(
+        max_lexer_states=50_000,
+        step_lexer_fuel=50_000,
+        step_max_items=20_000,
+        max_items_in_row=1500,
+        verbose_errors=False,
+    )
 
 
 def _table_of(vocabulary: Vocabulary, rows: int) -> _Table:

@@ -81,7 +81,7 @@ def reason_of(message: str) -> str:
     schema = lines.find("failed to compile JSON schema: ")
     if schema >= 0:
         lines = lines[schema + len("failed to compile JSON schema: ") :]
-    return " ".join(lines.split())[:_LONGEST_REASON]
+    return " ".join(lines.replace("<non-verbose/>", "").split())[:_LONGEST_REASON]
 
 
 def _check_size(kind: FormatKind, size_bytes: int) -> None:

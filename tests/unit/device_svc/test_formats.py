@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import AsyncIterator
 from typing import Any, Final
@@ -97,6 +98,48 @@ async def test_the_end_is_open_where_the_text_may_end(formats: Formats) -> None:
     endless = await matcher(formats, FormatKind.REGEX, "a+", stop_ids=())
     endless.accept(ord("a"))
     assert allowed(endless) == {ord("a")}
+
+
+async def test_a_format_that_costs_too_much_gets_stuck_in_time(formats: Formats) -> None:
+    text = "(.*a.{300}|.*b.{301}|.*c.{302}){3}"
+    one = await matcher(formats, FormatKind.REGEX, text)
+    for token in itertools.cycle(b"abc"):
+        found = one.next_tokens()
+        if isinstance(found, Stuck):
+            break
+        one.accept(token)
+    assert found.reason.startswith("output_format: lexer error: too many")
+    assert "verbose" not in found.reason
+
+
+@pytest.mark.parametrize(
+    "output_format",
+    [
+        OutputFormat(FormatKind.CHOICE, choices=tuple(f"choice {i} of many" for i in range(1000))),
+        OutputFormat(
+            FormatKind.JSON_SCHEMA,
+            json.dumps(
+                {
+                    "type": "object",
+                    "properties": {f"property {i}": {"type": "integer"} for i in range(300)},
+                    "additionalProperties": False,
+                }
+            ),
+        ),
+    ],
+    ids=["choices", "properties"],
+)
+async def test_large_formats_stay_within_the_limits(
+    formats: Formats, output_format: OutputFormat
+) -> None:
+    one = await formats.matcher(output_format, stop_ids=frozenset(), resume_ids=())
+    for token in {
+        "choice": b"choice 999 of many",
+        "json_schema": b'{"property 7":12,"property 9":3}',
+    }[output_format.kind.value]:
+        assert token in allowed(one)
+        done = one.accept(token)
+    assert done
 
 
 async def test_special_tokens_come_where_a_grammar_names_them(formats: Formats) -> None:
