@@ -138,6 +138,7 @@ def _prepare(arguments: argparse.Namespace) -> tuple[DeviceConfig, OpenEngine]:
             bmodel_sha256=model.sha256,
             chips=model.chips,
             runtime_kind=library.kind,
+            images=model.images,
         ),
         max_waiting=arguments.max_waiting,
         itl_budget_s=arguments.itl_budget_ms / 1000,

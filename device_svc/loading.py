@@ -12,6 +12,7 @@ from typing import Final
 from device_svc.engine import CoreEngine
 from device_svc.swap import ModelPlan
 from tpuserve import bmodel, chips, encryption, model_dir
+from tpuserve.images.rules import read_rules
 from tpuserve.runtime_library import RuntimeLibrary
 
 DEFAULT_SLOTS: Final = 4
@@ -45,6 +46,7 @@ def plan_model(directory: Path, options: LoadOptions) -> ModelPlan:
         slots=slots,
         memories=memories,
         weights=tuple(bmodel.weight_blocks(part.nets) for part in parts),
+        images=read_rules(model.config),
         kv=bmodel.kv_identity(bmodel.joined([part.nets for part in parts])),
         open_engine=functools.partial(
             CoreEngine,

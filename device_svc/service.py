@@ -14,6 +14,7 @@ from device_svc.engine_api import ChipReading, Engine, OpenEngine
 from device_svc.engine_thread import EngineThread
 from device_svc.format_metrics import FormatMetrics
 from device_svc.formats import Formats
+from device_svc.image_reader import ImageReader
 from device_svc.metrics import ChipCollector, LoadCollector, StepMetrics
 from device_svc.prefix_cache import PrefixMode
 from device_svc.request import Report
@@ -74,6 +75,7 @@ class DeviceService:
         )
         self._sessions: Sessions | None = None
         self._formats: Formats | None = None
+        self._images: ImageReader | None = None
         self._engine: Engine | None = None
         self._swapper: ModelSwapper | None = None
         self._collectors: tuple[Collector, ...] = ()
@@ -129,15 +131,16 @@ class DeviceService:
         for collector in self._collectors:
             self._registry.register(collector)
         self._metrics.engine_changed()
-        if self._formats is not None:
-            self._formats.close()
+        self._close_workers()
         self._engine = engine
         self._formats = Formats(engine.shape, self._format_metrics)
+        self._images = ImageReader(identity.images, engine.shape.vision)
         reuses = engine.shape.history and config.policy.prefix is not PrefixMode.OFF
         serving = Serving(
             engine,
             sessions,
             self._formats,
+            self._images,
             config.max_waiting,
             reuses,
             allows_dumps=config.allow_dumps,
@@ -150,7 +153,12 @@ class DeviceService:
         if engine is self._engine:
             return
         self._sessions.resize(slots=engine.slots, context_length=engine.shape.context_length)
-        identity = replace(self._config.identity, model_name=model.name, bmodel_sha256=model.sha256)
+        identity = replace(
+            self._config.identity,
+            model_name=model.name,
+            bmodel_sha256=model.sha256,
+            images=model.images,
+        )
         self._install(engine, identity)
 
     def _read_chips(self) -> list[ChipReading]:
@@ -180,8 +188,13 @@ class DeviceService:
     async def _stop(self) -> None:
         await self._server.drain(_FLUSH_S)
         await self._thread.stop()
+        self._close_workers()
+
+    def _close_workers(self) -> None:
         if self._formats is not None:
             self._formats.close()
+        if self._images is not None:
+            self._images.close()
 
     def _deliver(self, report: Report) -> None:
         assert self._sessions is not None  # reports follow requests

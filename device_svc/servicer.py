@@ -15,6 +15,7 @@ import grpc.aio
 from device_svc import dump, validation
 from device_svc.engine_api import Engine, ModelShape, Sampled, Sampling
 from device_svc.formats import Formats
+from device_svc.image_reader import ImageReader
 from device_svc.request import Finish, Refused, RejectReason, Request
 from device_svc.sessions import (
     AcceptedEvent,
@@ -28,6 +29,7 @@ from device_svc.sessions import (
 from device_svc.swap import ModelPlan
 from device_svc.swapper import ModelSwapper, SwapRequest
 from tpuserve.errors import FeatureMissing, InvalidArgument, PermissionDenied, Unavailable
+from tpuserve.images.rules import ImageRules
 from tpuserve.output_format import OutputFormat
 from tpuserve.rpc import status
 from tpuserve.rpc.output_format import from_wire as output_format_from_wire
@@ -57,13 +59,17 @@ Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What the device says of itself in GetInfo. runtime_kind: as `tpuserve.runtime_library`."""
+    """What the device knows of itself beside its engine.
+
+    runtime_kind: as `tpuserve.runtime_library`. images: None for a model that reads text only.
+    """
 
     name: str
     model_name: str
     bmodel_sha256: str
     chips: tuple[int, ...]
     runtime_kind: str
+    images: ImageRules | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +81,7 @@ class Serving:
     engine: Engine
     sessions: Sessions
     formats: Formats
+    images: ImageReader
     max_waiting: int
     reuses_prefixes: bool = False
     allows_dumps: bool = False
@@ -128,6 +135,7 @@ class DeviceServicer(device_pb2_grpc.DeviceServicer):
                 kind=identity.runtime_kind, version=engine.runtime_version
             ),
             vocabulary_sha256=serving.formats.vocabulary_sha256,
+            vision=_vision_to_wire(shape, serving.images.token_id),
             dumps=serving.allows_dumps,
         )
 
@@ -212,20 +220,26 @@ class DeviceServicer(device_pb2_grpc.DeviceServicer):
             validation.check_identity(submit.bmodel_sha256, self._identity.bmodel_sha256)
             validation.check_request_id(submit.request_id)
             key = serving.sessions.admit(session, submit.request_id)
-            request = _request_of(key, submit, serving.engine, received_s)
+            request = _request_of(key, submit, serving, received_s)
             output_format = _output_format_of(submit, serving.formats)
+            images = [(image.data, image.position) for image in submit.images]
+            serving.images.check(images, request.prompt_ids)
         except Refused as refused:
             session.put(RejectedEvent(submit.request_id, refused.reason, refused.detail))
             return
-        if output_format is None:
+        if output_format is None and not images:
             serving.sessions.submit(session, submit.request_id, request)
             return
 
         async def prepare(request: Request) -> Request:
-            matcher = await serving.formats.matcher(
-                output_format, stop_ids=request.stop_ids, resume_ids=request.resume_ids
-            )
-            return replace(request, matcher=matcher)
+            if images:
+                request = replace(request, images=await serving.images.read(images, request))
+            if output_format is not None:
+                matcher = await serving.formats.matcher(
+                    output_format, stop_ids=request.stop_ids, resume_ids=request.resume_ids
+                )
+                request = replace(request, matcher=matcher)
+            return request
 
         serving.sessions.submit_when_prepared(session, submit.request_id, request, prepare)
 
@@ -238,15 +252,19 @@ async def _abort_when_broken(sessions: Sessions, session: SessionState, context:
         await status.abort(context, error)
 
 
-def _request_of(key: int, submit: device_pb2.Submit, engine: Engine, received_s: float) -> Request:
-    shape = engine.shape
+def _request_of(
+    key: int, submit: device_pb2.Submit, serving: Serving, received_s: float
+) -> Request:
+    engine, shape = serving.engine, serving.engine.shape
     validation.check_lengths(
         prompt_tokens=len(submit.prompt_ids),
         resume_tokens=len(submit.resume_ids),
         max_tokens=submit.max_tokens,
         shape=shape,
     )
-    prompt_ids = validation.check_ids("prompt_ids", submit.prompt_ids, shape)
+    prompt_ids = validation.check_ids(
+        "prompt_ids", submit.prompt_ids, shape, image_token=serving.images.token_id
+    )
     resume_ids = validation.check_ids("resume_ids", submit.resume_ids, shape)
     sampling = _sampling_of(submit, shape)
     validation.check_sampling(sampling, shape)
@@ -268,6 +286,17 @@ def _request_of(key: int, submit: device_pb2.Submit, engine: Engine, received_s:
         logprobs=submit.HasField("logprobs"),
         prefix_key=validation.check_prefix_key(submit.prefix_key),
         resume_by_prefill=submit.resume_by_prefill,
+    )
+
+
+def _vision_to_wire(shape: ModelShape, image_token: int | None) -> device_pb2.VisionInfo | None:
+    if shape.vision is None or image_token is None:
+        return None
+    return device_pb2.VisionInfo(
+        max_images=shape.vision.max_images,
+        max_tiles=shape.vision.max_tiles,
+        tile_size=shape.vision.image_size,
+        input_ids=max(shape.vocab_size, image_token + 1),
     )
 
 

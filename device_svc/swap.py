@@ -12,6 +12,7 @@ from device_svc.engine_swap import Exchange, ModelEngine
 from device_svc.prefix_cache import PrefixMode
 from tpuserve.bmodel import KvIdentity, MemoryBudget
 from tpuserve.errors import InvalidArgument, Overloaded, PermissionDenied
+from tpuserve.images.rules import ImageRules
 
 
 class OpenWithin(Protocol):
@@ -24,7 +25,8 @@ class ModelPlan:
     """A model whose files are read and checked; nothing of it is on a chip yet.
 
     chips, memories and weights are one for each part of it. weights: bytes of the blocks of weights
-    by SHA-256. kv: None where rows cannot be compared.
+    by SHA-256. kv: None where rows cannot be compared. images: None for a model that reads
+    text only.
     """
 
     name: str
@@ -35,6 +37,7 @@ class ModelPlan:
     weights: tuple[dict[str, int], ...]
     kv: KvIdentity | None
     open_engine: OpenWithin
+    images: ImageRules | None = None
 
     @property
     def weight_bytes(self) -> int:

@@ -48,11 +48,19 @@ def check_prefix_key(key: str) -> str | None:
     return key or None
 
 
-def check_ids(name: str, ids: Sequence[int], shape: ModelShape) -> NDArray[np.int32]:
-    """The ids as int32 [n]. The runtime takes an unknown id for a row of zeros, without error."""
+def check_ids(
+    name: str, ids: Sequence[int], shape: ModelShape, *, image_token: int | None = None
+) -> NDArray[np.int32]:
+    """The ids as int32 [n]. The runtime takes an unknown id for a row of zeros, without error.
+
+    image_token: an id that is allowed although it may lie above the vocabulary.
+    """
     array = np.array(ids, dtype=np.int64)
     limit = shape.vocab_size or np.iinfo(np.int32).max
-    outside = np.flatnonzero(array >= limit)
+    unknown = array >= limit
+    if image_token is not None:
+        unknown &= array != image_token
+    outside = np.flatnonzero(unknown)
     if len(outside):
         index = int(outside[0])
         raise _invalid(f"{name}[{index}] is {array[index]}, the vocabulary has {limit} ids")

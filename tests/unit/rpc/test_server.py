@@ -43,6 +43,9 @@ class Device(device_pb2_grpc.DeviceServicer):
     async def PutVocabulary(self, request: Any, context: Any) -> device_pb2.PutVocabularyReply:
         return device_pb2.PutVocabularyReply()
 
+    async def SwapModel(self, request: Any, context: Any) -> device_pb2.SwapModelReply:
+        return device_pb2.SwapModelReply()
+
     async def DumpTensors(
         self, request: Any, context: Any
     ) -> AsyncIterator[dump_pb2.DumpTensorsReply]:
