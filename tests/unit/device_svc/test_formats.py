@@ -103,11 +103,9 @@ async def test_the_end_is_open_where_the_text_may_end(formats: Formats) -> None:
 async def test_a_format_that_costs_too_much_gets_stuck_in_time(formats: Formats) -> None:
     text = "(.*a.{300}|.*b.{301}|.*c.{302}){3}"
     one = await matcher(formats, FormatKind.REGEX, text)
-    for token in itertools.cycle(b"abc"):
-        found = one.next_tokens()
-        if isinstance(found, Stuck):
-            break
-        one.accept(token)
+    tokens = itertools.cycle(b"abc")
+    while not isinstance(found := one.next_tokens(), Stuck):
+        one.accept(next(tokens))
     assert found.reason.startswith("output_format: lexer error: too many")
     assert "verbose" not in found.reason
 
