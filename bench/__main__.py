@@ -4,6 +4,9 @@ bare   decode rate of one stream through client, gateway and device, of a bare C
 ttft   what gateway and tokenizer add to the time to the first token
 cpu    CPU time of gateway and tokenizer per relayed token and per request
 many   32 clients at once
+batch  tokens/s and gaps for 1, 2, 4 requests on the emulator, 1 to 16 on a simulated chip
+predicted tokens/s of a card, from cycle profiles
+sampling drawing tokens from logits, as a share of the step
 prefix the first token behind a shared prefix, of that of a cold prompt
 masks  what output formats take per row, for the vocabulary of --tokenizer
 """
@@ -20,12 +23,15 @@ import uvloop
 
 from bench import (
     added_ttft,
+    batch,
     concurrency,
     masks,
     native,
+    predicted,
     prefix_ttft,
     processes,
     report,
+    sampling,
     served_vs_bare,
     token_cost,
 )
@@ -33,7 +39,7 @@ from bench.report import Section
 from tokenizer_svc.tokenizer import TokenizerConfigError
 from tpuserve import runtime_library
 
-_PARTS = ("bare", "ttft", "cpu", "many", "prefix", "masks")
+_PARTS = ("bare", "ttft", "cpu", "many", "prefix", "masks", "batch", "predicted", "sampling")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -91,13 +97,20 @@ def _sections(arguments: argparse.Namespace) -> Iterator[Section]:
             yield uvloop.run(added_ttft.run(stack, 2 * arguments.rounds))
     if "cpu" in parts:
         yield token_cost.run(model)
+    if "batch" in parts:
+        yield batch.emulated()
+        yield batch.simulated()
+    if "predicted" in parts:
+        yield predicted.run()
+    if "sampling" in parts:
+        yield sampling.run()
     if "masks" in parts:
         yield masks.run(arguments.tokenizer or model / "config")
 
 
 def _over_the_engine(arguments: argparse.Namespace, parts: Sequence[str]) -> Iterator[Section]:
     library = runtime_library.find(arguments.runtime)
-    program = native.build_bare_loop() if "bare" in parts else None
+    program = native.build("bare_loop") if "bare" in parts else None
     runtime = ("--runtime", arguments.runtime)
     with processes.stack(
         arguments.model, device_module="device_svc", device_arguments=runtime

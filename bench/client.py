@@ -144,15 +144,46 @@ class Device:
         await self._call.write(device_pb2.Command(submits=[submit]))
         cached_tokens = 0
         while True:
-            event = await self._call.read()
-            if event is grpc.aio.EOF:
-                raise ConnectionError("the device ended the session")
-            assert isinstance(event, device_pb2.Event)
-            if event.WhichOneof("event") == "rejected":
-                raise ValueError(f"the device refused: {event.rejected.detail}")
+            event = await self._read()
             cached_tokens += event.accepted.cached_tokens
             if any(emission.ids for emission in event.frame.emissions):
                 return FirstToken(time.perf_counter() - sent_s, cached_tokens)
+
+    async def together(
+        self, prompts: Sequence[Sequence[int]], max_tokens: int
+    ) -> list[list[float]]:
+        """Submit all at once; when each one's tokens came, by `time.perf_counter()`."""
+        self._count += 1
+        keys = [f"{self._count}.{number}" for number in range(len(prompts))]
+        submits = [
+            device_pb2.Submit(
+                request_id=key,
+                bmodel_sha256=self.info.model.bmodel_sha256,
+                prompt_ids=prompt_ids,
+                sampling=_greedy(),
+                max_tokens=max_tokens,
+            )
+            for key, prompt_ids in zip(keys, prompts, strict=True)
+        ]
+        await self._call.write(device_pb2.Command(submits=submits))
+        arrivals_s: dict[str, list[float]] = {key: [] for key in keys}
+        left = len(keys)
+        while left:
+            event = await self._read()
+            now_s = time.perf_counter()
+            for emission in event.frame.emissions:
+                arrivals_s[emission.request_id] += [now_s] * len(emission.ids)
+                left -= bool(emission.finish)
+        return list(arrivals_s.values())
+
+    async def _read(self) -> device_pb2.Event:
+        event = await self._call.read()
+        if event is grpc.aio.EOF:
+            raise ConnectionError("the device ended the session")
+        assert isinstance(event, device_pb2.Event)
+        if event.WhichOneof("event") == "rejected":
+            raise ValueError(f"the device refused: {event.rejected.detail}")
+        return event
 
 
 @asynccontextmanager

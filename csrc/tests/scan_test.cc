@@ -26,6 +26,8 @@ TEST(ScanTest, AgreesWithThePlainLoops) {
     const std::vector<float> row = row_of(count, static_cast<unsigned>(count));
     const float top = *std::max_element(row.begin(), row.end());
     EXPECT_EQ(highest(row.data(), count), top);
+    EXPECT_EQ(extent_of(row.data(), count).highest, top);
+    EXPECT_FALSE(extent_of(row.data(), count).has_nan);
     EXPECT_EQ(index_of(row.data(), count, top),
               static_cast<std::size_t>(std::find(row.begin(), row.end(), top) - row.begin()));
     for (const float lowest : {-kInfinity, -3.0F, 9.75F, 10.0F, 11.0F}) {
@@ -50,6 +52,7 @@ TEST(ScanTest, SeesNanWhereverItIs) {
     EXPECT_FALSE(has_nan(row.data(), row.size()));
     row[place] = std::numeric_limits<float>::quiet_NaN();
     EXPECT_TRUE(has_nan(row.data(), row.size()));
+    EXPECT_TRUE(extent_of(row.data(), row.size()).has_nan);
   }
 }
 

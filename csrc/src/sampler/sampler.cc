@@ -84,14 +84,14 @@ void report_logprobs(const float* row, std::size_t count, int best, Sampled& sam
 }  // namespace
 
 void check_row(const float* row, std::size_t count) {
-  if (has_nan(row, count)) {
+  const Extent extent = extent_of(row, count);
+  if (extent.has_nan) {
     const auto nans = std::count_if(row, row + count, [](float value) { return value != value; });
     throw LaunchError("logits hold " + std::to_string(nans) + " NaN of " + std::to_string(count) +
                       ": the chip produced garbage");
   }
-  const float top = highest(row, count);
-  if (!std::isfinite(top)) {
-    throw LaunchError("the highest logit is " + std::to_string(top) +
+  if (!std::isfinite(extent.highest)) {
+    throw LaunchError("the highest logit is " + std::to_string(extent.highest) +
                       ": the chip produced garbage");
   }
 }

@@ -57,6 +57,18 @@ TPUSERVE_WIDE bool has_nan(const float* row, std::size_t count) {
   return nans != 0;
 }
 
+Extent extent_of(const float* row, std::size_t count) {
+  // One loop for both would not be vectorised; the second finds its part in the nearest cache.
+  constexpr std::size_t kPart = 2048;
+  Extent extent{kLowest, false};
+  for (std::size_t begin = 0; begin < count; begin += kPart) {
+    const std::size_t length = std::min(kPart, count - begin);
+    extent.has_nan = has_nan(row + begin, length) || extent.has_nan;
+    extent.highest = std::max(extent.highest, highest(row + begin, length));
+  }
+  return extent;
+}
+
 std::size_t index_of(const float* row, std::size_t count, float value) {
   std::size_t begin = 0;
   while (begin + kBlock <= count && reaching(row + begin, value) == 0) begin += kBlock;

@@ -21,8 +21,14 @@ namespace tpuserve::sampler {
 // The highest value; -inf for a row of -inf. The row has no NaN.
 float highest(const float* row, std::size_t count);
 
-// A pass of its own: together with the highest the loop is not vectorised.
 bool has_nan(const float* row, std::size_t count);
+
+// Both, in one pass over memory. With NaN the highest value means nothing.
+struct Extent {
+  float highest;
+  bool has_nan;
+};
+Extent extent_of(const float* row, std::size_t count);
 
 // The first place of the highest value.
 std::size_t index_of(const float* row, std::size_t count, float value);
