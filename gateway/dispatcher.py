@@ -15,10 +15,10 @@ from typing import Final
 from gateway import blame
 from gateway.device_session import DeviceSession
 from gateway.metrics import ModelMetrics
-from gateway.router import Router
+from gateway.router import Router, long_enough
 from gateway.sequence import Sequence
 from gateway.waiting_queue import WaitingQueue
-from tpuserve.errors import Overloaded, Unavailable
+from tpuserve.errors import InvalidArgument, Overloaded, Unavailable
 
 _log = logging.getLogger(__name__)
 
@@ -122,12 +122,34 @@ class Dispatcher:
                 self._stop_timer(sequence)
                 _log.info("resuming", extra={"request_id": sequence.id, "device": device.address})
                 device.submit(sequence)
+            elif not sequence.ids and self._outgrown(sequence):
+                del self._orphans[sequence.id]
+                self._stop_timer(sequence)
+                self._fail_outgrown(sequence)
         while (head := self._queue.peek()) is not None:
             device = self._router.choose(head, self.devices)
-            if device is None:
+            if device is not None:
+                self._queue.remove(head)
+                device.submit(head)
+            elif self._outgrown(head):
+                self._queue.remove(head)
+                self._fail_outgrown(head)
+            else:
                 return
-            self._queue.remove(head)
-            device.submit(head)
+
+    def _fail_outgrown(self, sequence: Sequence) -> None:
+        plan = sequence.plan
+        sequence.fail(
+            InvalidArgument(
+                f"{len(plan.prompt_ids)} prompt tokens and {plan.max_tokens} of the completion are "
+                f"more than any bmodel of model {self._model} takes now"
+            )
+        )
+
+    def _outgrown(self, sequence: Sequence) -> bool:
+        """Whether devices are ready and none of all would ever take it: bmodels have changed."""
+        facts = [device.facts for device in self.devices if device.facts is not None]
+        return bool(self.ready_devices()) and not any(long_enough(sequence, f) for f in facts)
 
     def _watch_outage(self) -> None:
         if self.ready_devices():

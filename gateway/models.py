@@ -97,7 +97,7 @@ class ModelRegistry:
         return iter(self._models.values())
 
     def resolve(self, name: str) -> Model:
-        """The model of this name; of no name, the only one.
+        """The model of this name; of no name, the only one that a device has.
 
         Raises UnknownModel, InvalidArgument for no name with several models, and Unavailable
         before the first device has reported.
@@ -110,11 +110,13 @@ class ModelRegistry:
                 served = ", ".join(sorted(self._models))
                 raise UnknownModel(f"model {name!r} is not served; served: {served}", field="model")
             return model
-        if len(self._models) > 1:
+        # Devices may have gone over to another model.
+        left = [model for model in self._models.values() if model.dispatcher.devices]
+        if len(left) > 1:
             raise InvalidArgument(
-                f"model is empty and {len(self._models)} models are served", field="model"
+                f"model is empty and {len(left)} models are served", field="model"
             )
-        return next(iter(self._models.values()))
+        return left[0]
 
     # DeviceListener
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from gateway.device_session import DeviceSession
+    from gateway.facts import DeviceFacts
     from gateway.sequence import Sequence as Completion
 
 # A prefix is worth a device that is fuller than the emptiest by this share of its slots, no more.
@@ -110,6 +111,11 @@ def fits(completion: Completion, device: DeviceSession) -> bool:
         return False
     if completion.ids:
         return facts.bmodel_sha256 == completion.bmodel_sha256
+    return long_enough(completion, facts)
+
+
+def long_enough(completion: Completion, facts: DeviceFacts) -> bool:
+    """Whether a bmodel's lengths allow the prompt and its completion."""
     plan = completion.plan
     return (
         len(plan.prompt_ids) <= facts.max_prompt_length
