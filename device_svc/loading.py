@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from device_svc import chip_lock
 from device_svc.engine import CoreEngine
 from device_svc.swap import ModelPlan
 from tpuserve import bmodel, chips, encryption, model_dir
@@ -49,18 +51,43 @@ def plan_model(directory: Path, options: LoadOptions) -> ModelPlan:
         images=read_rules(model.config),
         kv=bmodel.kv_identity(bmodel.joined([part.nets for part in parts])),
         open_engine=functools.partial(
-            CoreEngine,
+            _open,
+            options.library,
             [part.source for part in parts],
-            options.library.directory,
-            emulator=options.library.emulator,
             chips=group,
             slots=slots,
             vocab_size=_config_vocab_size(model.config),
             deterministic=options.deterministic,
-            # That driver's runtime takes weights from the file as they are.
-            decrypt_whole=options.library.kind == "soc",
         ),
     )
+
+
+def _open(
+    library: RuntimeLibrary,
+    bmodels: Sequence[Path | encryption.Opened],
+    *,
+    chips: Sequence[int],
+    slots: int,
+    memories: Sequence[bmodel.MemoryBudget],
+    vocab_size: int,
+    deterministic: bool,
+) -> CoreEngine:
+    """Raises EngineStartError."""
+    # Each process has emulated chips of its own.
+    shared = library.kind in ("pcie", "soc")
+    with chip_lock.loading(chips) if shared else contextlib.nullcontext():
+        return CoreEngine(
+            bmodels,
+            library.directory,
+            emulator=library.emulator,
+            chips=chips,
+            slots=slots,
+            memories=memories,
+            vocab_size=vocab_size,
+            deterministic=deterministic,
+            # That driver's runtime takes weights from the file as they are.
+            decrypt_whole=library.kind == "soc",
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,8 @@ SHARE, PROMPT = FIXTURES / "share", FIXTURES / "prompt"
 STATIC = FIXTURES / "static"
 SHARED = [3 + (index * index * 7 + index) % 1000 for index in range(64)]
 WEIGHT_BYTES = 1_966_080
+# Of its memory, before the first allocation.
+EMULATOR_RESERVED = 0x5100000
 
 
 @dataclass(frozen=True)
@@ -174,8 +176,7 @@ async def test_an_unexpected_hash_is_refused(tmp_path: Path) -> None:
 
 async def test_a_chip_too_small_for_both_holds_one_after_the_other(tmp_path: Path) -> None:
     """And for a bmodel that does not fit even alone, with the numbers."""
-    # What the emulator reserves, and a good 3 MB.
-    memory_bytes = 0x5100000 + 0x3C0000
+    memory_bytes = EMULATOR_RESERVED + 0x3C0000
     with started(
         SHARE, tmp_path / "log", "--swap-root", str(FIXTURES), memory_bytes=memory_bytes
     ) as device:
@@ -188,6 +189,21 @@ async def test_a_chip_too_small_for_both_holds_one_after_the_other(tmp_path: Pat
         assert "bytes on chip 0, which has 3932160;" in detail
         assert (await device.swap(SHARE)).unloaded_first
         assert (await device.ask(SHARE, [*SHARED, 1])) == (cached, cold)
+
+
+async def test_weights_in_common_are_on_the_chip_once(tmp_path: Path) -> None:
+    """Apart the two take 5.8 MB, which would end the emulator's process; together 3.9."""
+    with started(
+        SHARE,
+        tmp_path / "log",
+        *("--swap-root", str(FIXTURES), "--prefix-cache", "fast"),
+        memory_bytes=EMULATOR_RESERVED + 5_000_000 // 4096 * 4096,
+    ) as device:
+        cold = await device.ask(SHARE, [*SHARED, 1])
+        for model in (PROMPT, SHARE):
+            reply = await device.swap(model)
+            assert (reply.unloaded_first, reply.shared_weight_bytes) == (False, WEIGHT_BYTES)
+            assert await device.ask(model, [*SHARED, 1]) == (64, cold[1])
 
 
 async def test_running_requests_finish_or_end(tmp_path: Path) -> None:
