@@ -58,6 +58,7 @@ class Public(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     context_instruction_bytes: int
     context_io_bytes: int
     context_slots: int
+    image_bytes: int = 0
 
 
 class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
