@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,21 @@ Ids = NDArray[np.int32]
 @pytest.fixture(scope="module")
 def tiny() -> checkpoint.Checkpoint:
     return checkpoint.load()
+
+
+@pytest.fixture(scope="module")
+def opened(library: _core.Library) -> Iterator[_core.Engine]:
+    engine = _core.Engine(library, [str(BMODEL)], slots=4, deterministic=True)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture
+def engine(opened: _core.Engine) -> _core.Engine:
+    """Its slots are empty and have looked at nothing."""
+    for slot in range(opened.slots):
+        opened.wipe(slot)
+    return opened
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,16 +155,25 @@ def test_logits_of_prefill_and_decode(
     tokens: int,
     images: list[tuple[int, int]],
     tiny: checkpoint.Checkpoint,
-    open_engine: OpenEngine,
+    engine: _core.Engine,
 ) -> None:
     given = text(tiny.config, tokens, images, seed=tokens)
-    assert_close(rows_of(open_engine(BMODEL), 0, given), expected(tiny, given))
+    assert_close(rows_of(engine, 0, given), expected(tiny, given))
+
+
+def test_short_variants_and_single_rows(
+    tiny: checkpoint.Checkpoint, open_engine: OpenEngine
+) -> None:
+    """Not pinned to the largest shape: one row of 64 for the first slot, all rows for the last."""
+    chosen = open_engine(BMODEL, slots=4)
+    for slot in (0, 3):
+        given = text(tiny.config, 20, [(6, 3)], seed=30 + slot)
+        assert_close(rows_of(chosen, slot, given), expected(tiny, given))
 
 
 def test_slots_with_and_without_images_decode_together(
-    tiny: checkpoint.Checkpoint, open_engine: OpenEngine
+    tiny: checkpoint.Checkpoint, engine: _core.Engine
 ) -> None:
-    engine = open_engine(BMODEL, slots=4, deterministic=True)
     texts = [
         text(tiny.config, 15, images, seed=40 + slot)
         for slot, images in enumerate([[(6, 2)], [], [(1, 0), (3, 9)], []])
@@ -167,9 +191,8 @@ def test_slots_with_and_without_images_decode_together(
 
 
 def test_a_second_turn_finds_the_image_in_the_slot(
-    tiny: checkpoint.Checkpoint, open_engine: OpenEngine
+    tiny: checkpoint.Checkpoint, engine: _core.Engine
 ) -> None:
-    engine = open_engine(BMODEL)
     given = text(tiny.config, 90, [(5, 4)], seed=50)
     look(engine, 0, given)
     prefill(engine, 0, given.prompt[:64])
@@ -183,9 +206,8 @@ def test_a_second_turn_finds_the_image_in_the_slot(
 
 
 def test_a_copied_prefix_takes_its_images_along(
-    tiny: checkpoint.Checkpoint, open_engine: OpenEngine
+    tiny: checkpoint.Checkpoint, engine: _core.Engine
 ) -> None:
-    engine = open_engine(BMODEL, slots=2)
     given = text(tiny.config, 80, [(4, 2), (1, 20)], seed=60)
     other = text(tiny.config, 20, [(8, 1)], seed=61)
     rows_of(engine, 1, other)
@@ -200,9 +222,8 @@ def test_a_copied_prefix_takes_its_images_along(
 
 
 def test_text_after_an_image_on_the_same_slot_sees_none(
-    tiny: checkpoint.Checkpoint, open_engine: OpenEngine
+    tiny: checkpoint.Checkpoint, engine: _core.Engine
 ) -> None:
-    engine = open_engine(BMODEL)
     rows_of(engine, 0, text(tiny.config, 20, [(6, 3)], seed=70))
     given = text(tiny.config, 18, [], seed=71)
     assert_close(rows_of(engine, 0, given), expected(tiny, given))
@@ -210,9 +231,8 @@ def test_text_after_an_image_on_the_same_slot_sees_none(
 
 
 def test_saved_rows_go_on_behind_the_same_image(
-    tiny: checkpoint.Checkpoint, open_engine: OpenEngine
+    tiny: checkpoint.Checkpoint, engine: _core.Engine
 ) -> None:
-    engine = open_engine(BMODEL, slots=2, deterministic=True)
     given = text(tiny.config, 20, [(7, 3)], seed=80)
     wanted = rows_of(engine, 0, given)
     look(engine, 0, given)
@@ -225,8 +245,7 @@ def test_saved_rows_go_on_behind_the_same_image(
         np.testing.assert_array_equal(engine.decode([1], step)[0], row)
 
 
-def test_what_does_not_fit_is_refused(tiny: checkpoint.Checkpoint, open_engine: OpenEngine) -> None:
-    engine = open_engine(BMODEL)
+def test_what_does_not_fit_is_refused(tiny: checkpoint.Checkpoint, engine: _core.Engine) -> None:
     pixels = picture(tiny.config, 2, 0, seed=1).pixels
     with pytest.raises(ValueError, match=r"pixels: expected the shape \[4, 3, 70, 70\]"):
         engine.encode_image(0, 0, pixels, 4)

@@ -34,7 +34,8 @@ class KvIdentity:
 def kv_identity(bmodel: Bmodel) -> KvIdentity | None:
     """None where the file does not tell all that rows depend on."""
     language = describe(bmodel)
-    if language is None:
+    if language is None or language.vision is not None:
+        # Rows depend on images too, and those are not exchanged.
         return None
     layers = [bmodel.net(f"block_cache_{layer}") for layer in range(language.layers)]
     weights = [_weights_sha256(net) for net in (bmodel.net("embedding"), *layers)]
