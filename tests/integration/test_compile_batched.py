@@ -17,10 +17,11 @@ from compiler.environment import Environment
 from compiler.errors import CompileError
 from device_svc import _core
 from tests.golden.models import cosine
+from tests.integration import test_swap
 from tests.support.compiler_environment import prepared
 from tests.support.random_llama import write_llama
 from tpuserve import model_dir, runtime_library
-from tpuserve.bmodel import reader
+from tpuserve.bmodel import kv_identity, reader, weight_blocks
 
 # The environment is made on first use: 300 MB to download.
 pytestmark = pytest.mark.timeout(900)
@@ -91,6 +92,30 @@ def test_a_shared_prefix_runs_as_compiled(form: str, checkpoint: Path, tmp_path:
         assert one is not None
         assert other is not None
         assert cosine(one.astype(np.float32), other.astype(np.float32)) >= 0.9999
+
+
+@pytest.mark.usefixtures("environment")
+async def test_equal_positions_make_one_prompts_rows_good_for_two_lengths(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    """Weights and prefill nets are equal, so that rows outlive a change bit for bit."""
+    models = {seq: tmp_path / "models" / f"seq{seq}" for seq in (64, 96)}
+    for seq, model in models.items():
+        line = f"--seq {seq} --positions 128 --chunk 16 --history --remove-kernel"
+        assert main([str(checkpoint), "-o", str(model), *line.split()]) == 0
+    short, long = (reader.read(model_dir.load(model).bmodel) for model in models.values())
+    assert weight_blocks(short) == weight_blocks(long)
+    found = kv_identity(short), kv_identity(long)
+    assert found[0] is not None
+    assert found[1] is not None
+    assert found[0].same_bits(found[1])
+    prompt_ids = [*range(1, 40)]
+    arguments = ("--swap-root", str(tmp_path / "models"))
+    with test_swap.started(models[64], tmp_path / "log", *arguments) as device:
+        cold = await device.ask(models[64], prompt_ids)
+        reply = await device.swap(models[96])
+        assert (cold[0], reply.kept_kv_tokens) == (0, 32)
+        assert await device.ask(models[96], prompt_ids) == (32, cold[1])
 
 
 def test_a_family_of_its_own_has_no_shared_prefix(

@@ -329,11 +329,6 @@ class FakeDevice(Peer, device_pb2_grpc.DeviceServicer):
     ) -> device_pb2.Load:
         return self._load()
 
-    async def SwapModel(
-        self, request: device_pb2.SwapModelRequest, context: Context
-    ) -> device_pb2.SwapModelReply:
-        return device_pb2.SwapModelReply()
-
     async def DumpTensors(
         self, request: dump_pb2.DumpTensorsRequest, context: Context
     ) -> AsyncIterator[dump_pb2.DumpTensorsReply]:
