@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <limits>
 #include <optional>
 
 #include "scan.h"
@@ -129,7 +130,9 @@ void cut_sorted(Candidates& sorted, double share, float top, float scale) {
 }  // namespace
 
 Candidates best_of(const float* row, std::size_t count, std::size_t k) {
-  Candidates best = at_least(row, count, bound_of_best(row, count, k));
+  // Logits of -inf, nearly all behind a mask, are never drawn.
+  constexpr float kLowest = std::numeric_limits<float>::lowest();
+  Candidates best = at_least(row, count, std::max(bound_of_best(row, count, k), kLowest));
   const auto kth = best.begin() + static_cast<std::ptrdiff_t>(std::min(k, best.size()));
   std::partial_sort(best.begin(), kth, best.end(), better);
   best.erase(kth, best.end());
