@@ -95,9 +95,14 @@ class PrefixCache:
 
     @property
     def kept(self) -> list[KeptPrefix]:
-        """What is there to reuse, last used first."""
+        """What could be reused in other slots, last used first; not rows that images are part of,
+        since these do not travel with the rows."""
         used = sorted(enumerate(self._contents), key=lambda item: -item[1].used)
-        return [KeptPrefix(slot, c.ids[: c.rows], c.key) for slot, c in used if c.rows]
+        return [
+            KeptPrefix(slot, content.ids[: content.rows], content.key)
+            for slot, content in used
+            if content.rows and not content.images
+        ]
 
     def adopt(self, slot: int, ids: Ids, key: str | None) -> int:
         """A free slot gets rows of `ids` that were made elsewhere; says how many are of use."""

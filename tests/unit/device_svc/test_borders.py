@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from device_svc.engine_api import ModelShape, PrefillBorders
-from device_svc.prefix_cache import PrefixCache, PrefixMode
+from device_svc.prefix_cache import Placement, PrefixCache, PrefixMode
 from device_svc.request import Finish
 from device_svc.scheduler import Policy
 from tests.support.fake_core import FakeEngine
@@ -66,6 +66,16 @@ def test_reuse_of_a_shared_prefix(mode: PrefixMode, common: int, reused: int) ->
     second = np.concatenate((first[:common], np.full(1 + 95 - common, 500, np.int32)))[:96]
     second[-1] = 501
     assert cache.place(second, None, (0, 1)).tokens == reused
+
+
+def test_rows_of_images_stay_in_their_slot() -> None:
+    cache = PrefixCache(2, SHAPE, PrefixMode.EXACT)
+    ids = np.arange(96, dtype=np.int32)
+    for slot, images in enumerate(((), (b"digest",))):
+        cache.hold(Placement(slot, slot, 0), ids, None, images)
+        cache.filled(slot, 96)
+        cache.release(slot, ids, 96)
+    assert [kept.slot for kept in cache.kept] == [0]
 
 
 @pytest.mark.parametrize("mode", PrefixMode)
