@@ -6,6 +6,7 @@ cpu    CPU time of gateway and tokenizer per relayed token and per request
 many   32 clients at once
 batch  tokens/s and gaps for 1, 2, 4 requests on the emulator, 1 to 16 on a simulated chip
 predicted tokens/s of a card, from cycle profiles
+variants how far logits move between shape variants of batched decode nets
 sampling drawing tokens from logits, as a share of the step
 prefix the first token behind a shared prefix, of that of a cold prompt
 masks  what output formats take per row, for the vocabulary of --tokenizer
@@ -34,12 +35,16 @@ from bench import (
     sampling,
     served_vs_bare,
     token_cost,
+    variants,
 )
 from bench.report import Section
 from tokenizer_svc.tokenizer import TokenizerConfigError
 from tpuserve import runtime_library
 
-_PARTS = ("bare", "ttft", "cpu", "many", "prefix", "masks", "batch", "predicted", "sampling")
+_PARTS = (
+    *("bare", "ttft", "cpu", "many", "prefix", "masks"),
+    *("batch", "predicted", "sampling", "variants"),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -104,6 +109,8 @@ def _sections(arguments: argparse.Namespace) -> Iterator[Section]:
         yield predicted.run()
     if "sampling" in parts:
         yield sampling.run()
+    if "variants" in parts:
+        yield variants.run()
     if "masks" in parts:
         yield masks.run(arguments.tokenizer or model / "config")
 
