@@ -30,9 +30,10 @@ _PROMPTS = 4
 
 METHOD = (
     "The batch-4 fixture (8-bit head) on the emulator. The same prompts of random ids with the "
-    "same forced tokens through the largest variant, as --deterministic pins it, and through others, "
-    "alone; logits are compared step by step, and the best token and one drawn at temperature 1 "
-    "with the same seed. Neighbours change nothing within a variant: tests/golden/test_batch.py."
+    "same forced tokens through the largest variant, as --deterministic pins it, and through "
+    "others, alone; logits are compared step by step, and the best token and one drawn at "
+    "temperature 1 with the same seed. Neighbours change nothing within a variant: "
+    "tests/golden/test_batch.py."
 )
 
 Logits: TypeAlias = NDArray[np.float32]
