@@ -334,6 +334,11 @@ class FakeDevice(Peer, device_pb2_grpc.DeviceServicer):
     ) -> AsyncIterator[dump_pb2.DumpTensorsReply]:
         yield dump_pb2.DumpTensorsReply()
 
+    async def SwapModel(
+        self, request: device_pb2.SwapModelRequest, context: Context
+    ) -> device_pb2.SwapModelReply:
+        return device_pb2.SwapModelReply()
+
     async def PutVocabulary(
         self, request: device_pb2.PutVocabularyRequest, context: Context
     ) -> device_pb2.PutVocabularyReply:
