@@ -96,8 +96,6 @@ class LanguageFamily:
             kind = "chat" if self.chats else "text"
             answers = f"{answered.describe(kind)} ({origin} tokenizer)"
             problems = list(answered.problems)
-            if answered.agreeing < answered.tokens:
-                problems.append("the answer's tokens are not all the reference's")
         return Measured(
             agreement.cosine, agreement.agreeing, agreement.positions, answers, tuple(problems)
         )

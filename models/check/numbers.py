@@ -32,8 +32,16 @@ class Agreement:
     positions: int
 
 
-def compare(bmodels: Sequence[Path], logits: Callable[[Array], Array], vocab: int) -> Agreement:
+def compare(
+    bmodels: Sequence[Path],
+    logits: Callable[[Array], Array],
+    vocab: int,
+    *,
+    show: Callable[[Any, int, Array], None] | None = None,
+) -> Agreement:
     """`logits` is the reference, of ids [n] -> [n, vocab]; each bmodel gets a chip.
+
+    show: called with engine, slot and ids before a slot is filled; may change the ids.
 
     Prefill, in chunks and behind a rewind where the nets can, and decode steps; on a batched bmodel
     two sequences of different lengths step together.
@@ -49,6 +57,9 @@ def compare(bmodels: Sequence[Path], logits: Callable[[Array], Array], vocab: in
             draw.integers(0, vocab, _PROMPT_TOKENS - 20 * slot + _STEPS).astype(np.int32)
             for slot in range(slots)
         ]
+        if show:
+            for slot, text in enumerate(texts):
+                show(engine, slot, text)
         got = [
             _prefilled(engine, slot, text[: len(text) - _STEPS]) for slot, text in enumerate(texts)
         ]

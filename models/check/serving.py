@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -82,18 +83,24 @@ def _sdk(running: Stack) -> openai.OpenAI:
 
 
 def ask(
-    served: Served, logits: Callable[[Array], Array], *, chats: bool = True, tools: bool = False
+    served: Served,
+    logits: Callable[[Array], Array],
+    *,
+    chats: bool = True,
+    tools: bool = False,
+    image: bytes | None = None,
 ) -> Answered:
-    """`logits` is the reference, of ids [n] -> [n, vocab]. Raises on a failing call."""
+    """`logits` is the reference, of ids [n] -> [n, vocab]; `image` a file that the question is
+    about. Raises on a failing call."""
     options = Options(
         temperature=0, max_tokens=ANSWER_TOKENS, ignore_eos=True, timeout_s=_TIMEOUT_S
     )
-    messages = [Message("user", _QUESTION)]
+    messages = [Message("user", _QUESTION, images=(image,) if image else ())]
     with clients(served) as (client, sdk):
         if chats:
             prompt = client.tokenize(messages).ids
             reply = client.chat_once(messages, options)
-            other = _chat_text(sdk)
+            other = _chat_text(sdk, image)
         else:
             prompt = client.tokenize(_QUESTION).ids
             reply = client.generate_once(_QUESTION, options)
@@ -102,6 +109,8 @@ def ask(
         if tools:
             problems += _call_problems(client, sdk)
     tokens, agreeing = _agreement(prompt, reply, logits)
+    if agreeing < tokens:
+        problems.append("the answer's tokens are not all the reference's")
     return Answered(tokens, agreeing, tools, tuple(problems))
 
 
@@ -118,9 +127,13 @@ def _common(sdk: openai.OpenAI, tokens: int) -> dict[str, Any]:
     return {"model": model.id, "temperature": 0, "max_tokens": tokens}
 
 
-def _chat_text(sdk: openai.OpenAI) -> str:
+def _chat_text(sdk: Any, image: bytes | None) -> str:
+    content: list[dict[str, Any]] = [{"type": "text", "text": _QUESTION}]
+    if image:
+        url = f"data:image/png;base64,{base64.b64encode(image).decode()}"
+        content.insert(0, {"type": "image_url", "image_url": {"url": url}})
     stream = sdk.chat.completions.create(
-        messages=[{"role": "user", "content": _QUESTION}],
+        messages=[{"role": "user", "content": content}],
         stream=True,
         extra_body={"ignore_eos": True},
         **_common(sdk, ANSWER_TOKENS),

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from models.check.families import chatglm3, deployments, gpt_bigcode, llama3, qwen1, qwen2, qwen3
+from models.check.families import (
+    chatglm3,
+    deployments,
+    gpt_bigcode,
+    llama3,
+    mllama,
+    qwen1,
+    qwen2,
+    qwen3,
+)
 from models.check.row import Row
 
 ROWS: tuple[Row, ...] = (
@@ -12,5 +21,6 @@ ROWS: tuple[Row, ...] = (
     *qwen2.ROWS,
     *qwen3.ROWS,
     *llama3.ROWS,
+    *mllama.ROWS,
     *deployments.ROWS,
 )
