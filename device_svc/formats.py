@@ -111,7 +111,8 @@ class Formats:
     async def put(self, vocabulary: Vocabulary) -> None:
         """Matchers that exist keep the vocabulary that they were made with."""
         size, rows = len(vocabulary.tokens), self._shape.vocab_size
-        if not 0 < size <= rows:
+        # Control tokens behind the head's rows stand in prompts only, such as an image's.
+        if not size or not set(range(rows, size)).issubset(vocabulary.special_ids):
             raise InvalidArgument(
                 f"the vocabulary has {size} tokens, the model's head {rows} rows",
                 field="vocabulary.lengths",
@@ -200,8 +201,10 @@ def _limits() -> LLParserLimits:
 
 def _table_of(vocabulary: Vocabulary, rows: int) -> _Table:
     """Ids from the vocabulary's end to the head's have no text, and the one behind is the end."""
-    tokens = [*vocabulary.tokens, *[b""] * (rows - len(vocabulary.tokens)), b"<end>"]
-    closing_ids = frozenset((*vocabulary.special_ids, *vocabulary.eos_ids))
+    known = vocabulary.tokens[:rows]
+    tokens = [*known, *[b""] * (rows - len(known)), b"<end>"]
+    control = (*vocabulary.special_ids, *vocabulary.eos_ids)
+    closing_ids = frozenset(token for token in control if token < rows)
     wrapper = _Tokens(tokens, [*sorted(closing_ids), rows], rows)
     return _Table(
         sha256=vocabulary.sha256(),

@@ -230,6 +230,25 @@ async def test_what_the_device_lacks_is_named() -> None:
         one.close()
 
 
+async def test_control_tokens_behind_the_head_are_never_drawn() -> None:
+    image = len(TOKENS)
+    with_image = Vocabulary([*TOKENS, b"<|image|>"], (*VOCABULARY.special_ids, image), (END,))
+    formats = Formats(shape(rows=image), FormatMetrics(CollectorRegistry()))
+    await formats.put(with_image)
+    assert formats.vocabulary_sha256 == with_image.sha256()
+    made = await matcher(formats, FormatKind.REGEX, "ab")
+    first = made.next_tokens()
+    assert isinstance(first, np.ndarray)
+    assert len(first) == (image + 31) // 32
+    assert not first[-1] >> np.uint32(image % 32)
+    formats.close()
+    text = Vocabulary([*TOKENS, b"text"], VOCABULARY.special_ids, (END,))
+    refusing = Formats(shape(rows=image), FormatMetrics(CollectorRegistry()))
+    with pytest.raises(InvalidArgument, match="the model's head "):
+        await refusing.put(text)
+    refusing.close()
+
+
 async def test_a_vocabulary_must_fit_the_head() -> None:
     small = Formats(shape(rows=len(TOKENS) - 1), FormatMetrics(CollectorRegistry()))
     with pytest.raises(InvalidArgument, match=f"has {len(TOKENS)} tokens, the model's head "):
