@@ -172,6 +172,8 @@ class DeviceService:
         What has not finished by then ends with its session, UNAVAILABLE, so that its owner may
         resume it elsewhere.
         """
+        if self._swapper is not None:
+            await self._swapper.stop()
         await self._server.set_serving(False)
         if self._sessions is not None:
             self._sessions.refuse_submits()

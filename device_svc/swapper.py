@@ -87,9 +87,19 @@ class ModelSwapper:
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
+            if task.cancelled():
+                raise Unavailable("the device is about to stop") from None
             if not self._committed:
                 task.cancel()
             raise
+
+    async def stop(self) -> None:
+        """Take back a change that waits for requests, wait for one that is under way."""
+        if self._task is None:
+            return
+        if not self._committed:
+            self._task.cancel()
+        await asyncio.wait((self._task,))
 
     def _over(self, task: asyncio.Task[Swapped]) -> None:
         self._task = None

@@ -60,8 +60,9 @@ class SwappingDevice:
         self.address = f"127.0.0.1:{port}"
 
     async def kill(self) -> None:
-        assert self._service is not None
-        await self._service.drain(0)
+        service, self._service = self._service, None
+        if service is not None:
+            await service.drain(0)
 
     async def swap(self, directory: str, *, preempt: bool = False) -> device_pb2.SwapModelReply:
         async with channel_to(self.address) as channel:
@@ -161,6 +162,27 @@ async def test_what_the_new_bmodel_cannot_hold_fails_at_once(root: Path) -> None
             with pytest.raises(grpc.aio.AioRpcError, match="60 prompt tokens and 24") as caught:
                 await call
             assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_a_device_that_stops_takes_a_waiting_change_back(root: Path) -> None:
+    gate = threading.Event()
+    gate.set()
+    device = SwappingDevice("only", root, before_launch=lambda: gate.wait(10))
+    devices: Any = [device]
+    async with running(*devices, tokenizer=FakeTokenizer(), failover_wait_s=0.2) as world:
+        [session] = world.gateway.devices
+        gate.clear()
+        call = asyncio.create_task(tokens(world, [5, 6, 7]))
+        await eventually(lambda: any(s.accepted for s in session.sequences))
+        change = asyncio.create_task(device.swap("fake@40"))
+        await eventually(lambda: not session.ready)
+        stopped = asyncio.create_task(device.kill())
+        with pytest.raises(grpc.aio.AioRpcError, match="about to stop"):
+            await change
+        gate.set()
+        await stopped
+        with pytest.raises(grpc.aio.AioRpcError):
+            await call
 
 
 async def test_one_change_at_a_time_and_none_half_way(root: Path) -> None:
