@@ -69,7 +69,7 @@ def compare(
                 got[slot][len(texts[slot]) - step] = row
     finally:
         engine.close()
-    return _agreement(got, [logits(text) for text in texts])
+    return agreement(got, [logits(text) for text in texts])
 
 
 def _prefilled(engine: Any, slot: int, ids: Array) -> dict[int, Array]:
@@ -87,7 +87,8 @@ def _prefilled(engine: Any, slot: int, ids: Array) -> dict[int, Array]:
     return got
 
 
-def _agreement(got: list[dict[int, Array]], wanted: list[Array]) -> Agreement:
+def agreement(got: Sequence[Mapping[int, Array]], wanted: Sequence[Array]) -> Agreement:
+    """got: of each text, rows by the position that they follow; wanted: all rows of each."""
     cosines: list[float] = []
     agreeing = positions = 0
     for rows, expected in zip(got, wanted, strict=True):

@@ -1,3 +1,4 @@
+<<<<<<< HEAD
 """Llama-3.2-11B-Vision, with an image in every text."""
 
 from __future__ import annotations
@@ -98,3 +99,46 @@ def _png() -> bytes:
 
 
 ROWS = tuple(rows())
+=======
+"""Llama-3.2-Vision: images of one to four tiles, and none."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from models.check import vision
+from models.check.compiled import compile_checkpoint
+from models.check.row import Measured, Row
+from models.mllama import checkpoint
+from tests.support.float_models import four_bits
+
+_MODEL = "mllama"
+_BUILDS = (
+    ("f16", "images, history, chunks", "--history --chunk 32"),
+    ("bf16", "images, static", "--max-input 64"),
+    ("w8f16", "2 images, dynamic", "--images 2 --dynamic --max-input 64"),
+    ("w4f16", "2 images, history, chunks, batch 2", "--images 2 --history --chunk 32 --batch 2"),
+)
+
+
+def measure(quantize: str, arguments: str, work: Path) -> Measured:
+    """Raises BuildError; errors of the engine are passed on."""
+    tiny = checkpoint.load()
+    source = tiny.write(work / "checkpoint")
+    line = f"--seq 128 --quantize {quantize} {arguments}"
+    model = compile_checkpoint(source, work / "model", line)
+    weights = dict(tiny.weights)
+    if quantize.startswith("w4"):
+        # The image net keeps all bits of its weights.
+        layers = {name: w for name, w in weights.items() if ".model.layers." in name}
+        weights |= four_bits(layers)
+    found = vision.compare(model.bmodel, tiny.config, weights)
+    return Measured(found.cosine, found.agreeing, found.positions)
+
+
+ROWS = tuple(
+    Row(_MODEL, quantize, features, partial(measure, quantize, arguments))
+    for quantize, features, arguments in _BUILDS
+)
+>>>>>>> f72681e (Check the vision model against its reference with all weights)
