@@ -46,6 +46,8 @@ class Checkpoint:
             config = json.loads(config_path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise CompileError(f"{config_path} is not JSON: {error}") from None
+        if not isinstance(config, dict):
+            raise CompileError(f"{config_path} holds no JSON object")
         model_type = config.get("model_type")
         if model_type not in SUPPORTED_TYPES:
             known = ", ".join(SUPPORTED_TYPES)

@@ -125,6 +125,7 @@ def test_an_existing_config_directory_is_shared(checkpoint_dir: Path, tmp_path: 
     [
         (None, "does not exist"),
         ("{", "is not JSON"),
+        ("[]", "holds no JSON object"),
         ('{"model_type": "bert"}', "'bert' is not supported"),
         ('{"model_type": "qwen2"}', r"neither \*.safetensors nor pytorch_model"),
     ],
