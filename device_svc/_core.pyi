@@ -276,6 +276,12 @@ class Engine:
         ascending, put out to the host; no layers end it."""
     def watched(self, slot: int) -> NDArray[np.uint8]:
         """What the slot's last prefill or decode copied, uint8 [layers, tokens, hidden state]."""
+    @property
+    def adapter_weights(self) -> dict[str, int]:
+        """Weights that an adapter may fill, by the compiler's path, with the bytes of their memory.
+        Empty when the bmodel was compiled without adapters."""
+    def set_adapter_weight(self, path: str, data: bytes) -> None:
+        """Fill one, padded with zeros. Empties all slots: their rows are another model's."""
     def free(self, slot: int) -> None:
         """Forget the slot's tokens."""
     def wipe(self, slot: int) -> None:

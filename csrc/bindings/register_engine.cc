@@ -225,6 +225,14 @@ void register_engine(py::module_& module) {
       .def("encoded_images", &Engine::encoded_images, py::arg("slot"))
       .def("watch", &Engine::watch, py::arg("slot"), py::arg("layers"))
       .def("watched", &watched, py::arg("slot"))
+      .def_property_readonly("adapter_weights", &Engine::adapter_weights)
+      .def(
+          "set_adapter_weight",
+          [](Engine& engine, const std::string& path, const py::bytes& data) {
+            const std::string_view bytes = data;
+            engine.set_adapter_weight(path, {bytes.begin(), bytes.end()});
+          },
+          py::arg("path"), py::arg("data"))
       .def("free", &Engine::free, py::arg("slot"))
       .def("wipe", &Engine::wipe, py::arg("slot"), NoGil())
       .def("close", &Engine::close, NoGil());

@@ -140,6 +140,15 @@ void ChipPart::decode(const std::vector<ContextBatch>& batches, const HeadRows& 
   }
 }
 
+void ChipPart::set_adapter_weight(const std::string& path, const std::vector<std::uint8_t>& data) {
+  for (const runtime::AdapterWeight& weight : adapter_weights()) {
+    if (weight.path != path) continue;
+    std::vector<std::uint8_t> pages(weight.memory.size_bytes, 0);
+    std::copy(data.begin(), data.end(), pages.begin());
+    chip_->upload(weight.memory, pages.data(), pages.size());
+  }
+}
+
 void ChipPart::copy_prefix(const Place& source, const Place& target, int tokens) {
   slot(target).copy_prefix(*chip_, slot(source), tokens);
   if (const ImageSlot* shown = images(source)) {

@@ -73,6 +73,11 @@ class ChipPart {
   void encode_image(const Place& place, const Image& image, std::size_t index);
   void show_images(const Place& place, const std::vector<int>& positions);
   const ImageSlot* images(const Place& place) const;
+  std::vector<runtime::AdapterWeight> adapter_weights() const {
+    return contexts_.front()->bmodel.adapter_weights();
+  }
+  // Fills a weight of this part; the contexts share it. Does nothing for another part's.
+  void set_adapter_weight(const std::string& path, const std::vector<std::uint8_t>& data);
   // Waits for everything that was sent to the chip.
   void sync() { chip_->sync(); }
 

@@ -384,6 +384,29 @@ WatchedStates Engine::watched(int slot) const {
   return {watch->data().data(), watch->layers(), watch->rows(), watch->state_bytes()};
 }
 
+std::map<std::string, std::size_t> Engine::adapter_weights() const {
+  std::map<std::string, std::size_t> result;
+  for (const auto& part : resident().parts) {
+    for (const runtime::AdapterWeight& weight : part->adapter_weights()) {
+      result[weight.path] = weight.memory.size_bytes;
+    }
+  }
+  return result;
+}
+
+void Engine::set_adapter_weight(const std::string& path, const std::vector<std::uint8_t>& data) {
+  Resident& r = resident();
+  const std::map<std::string, std::size_t> known = adapter_weights();
+  const auto found = known.find(path);
+  if (found == known.end()) refuse("the bmodel has no adapter weight " + path);
+  if (data.size() > found->second) {
+    refuse(path + ": " + std::to_string(data.size()) + " bytes, expected at most " +
+           std::to_string(found->second));
+  }
+  std::fill(r.lengths.begin(), r.lengths.end(), 0);
+  r.run([&](ChipPart& part, const Neighbours&) { part.set_adapter_weight(path, data); });
+}
+
 void Engine::free(int slot) {
   Resident& r = resident();
   check_slot(slot);

@@ -136,6 +136,25 @@ std::vector<std::uint32_t> Bmodel::weight_bytes(const Net& net) const {
   return result;
 }
 
+std::vector<AdapterWeight> Bmodel::adapter_weights() const {
+  std::map<std::string, AdapterWeight> found;
+  const Symbols& symbols = chip_.symbols();
+  if (symbols.bmrt_get_coeff_info == nullptr) return {};
+  for (const Net& net : nets_) {
+    int count = 0;
+    constexpr int kFirstVariant = 0;  // all variants share weights
+    const abi::CoeffInfo* infos =
+        symbols.bmrt_get_coeff_info(runtime_.get(), net.name.c_str(), kFirstVariant, &count);
+    for (int i = 0; infos != nullptr && i < count; ++i) {
+      const std::string path = infos[i].path;
+      if (path.rfind("lora.", 0) == 0) found[path] = {path, from_abi(infos[i].memory)};
+    }
+  }
+  std::vector<AdapterWeight> result;
+  for (auto& [path, weight] : found) result.push_back(std::move(weight));
+  return result;
+}
+
 void Bmodel::launch(const Net& net, const std::vector<Tensor>& inputs,
                     const std::vector<Tensor>& outputs) {
   const std::vector<abi::Tensor> in = to_abi(inputs);

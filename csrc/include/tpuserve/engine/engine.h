@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -96,6 +97,11 @@ class Engine {
   void watch(int slot, const std::vector<int>& layers);
   // Of the slot's last prefill or decode. std::invalid_argument when nobody watches it.
   WatchedStates watched(int slot) const;
+
+  // Paths of the weights that an adapter may fill, and the bytes of their memory.
+  std::map<std::string, std::size_t> adapter_weights() const;
+  // Fills one of them, padded with zeros. All slots are emptied: their rows are another model's.
+  void set_adapter_weight(const std::string& path, const std::vector<std::uint8_t>& data);
 
   // Gives memory and chip back; the calls above then throw CoreError. Idempotent.
   void close();

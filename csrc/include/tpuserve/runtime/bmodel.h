@@ -36,12 +36,18 @@ struct Net {
   std::vector<ShapeVariant> variants;
 };
 
+// A weight that an adapter (LoRA) may fill: zeros until then.
+struct AdapterWeight {
+  std::string path;  // "lora.RANK.AXIS.NAME", as the compiler wrote it
+  MemoryRef memory;  // in whole pages
+};
+
 // RAII over a runtime (p_bmrt) with one bmodel. Several over the same file and chip share weights
 // (libbmrt finds them by checksum), each has its own input, output and scratch memory.
 class Bmodel {
  public:
-  // Throws BmodelError when the file is not a whole bmodel, does not decrypt, or the runtime refuses
-  // it.
+  // Throws BmodelError when the file is not a whole bmodel, does not decrypt, or the runtime
+  // refuses it.
   Bmodel(Chip& chip, const BmodelSource& source);
   ~Bmodel();
   Bmodel(const Bmodel&) = delete;
@@ -53,6 +59,10 @@ class Bmodel {
   // Sizes of the weights of a net that has some, in whole pages; empty where the runtime does not
   // tell.
   std::vector<std::uint32_t> weight_bytes(const Net& net) const;
+
+  // Of all nets; those of a layer's nets are the same. Empty when the bmodel was compiled without
+  // adapters, or the runtime does not tell.
+  std::vector<AdapterWeight> adapter_weights() const;
 
   // Runs a net on the given tensors. Static nets pick the variant whose input shapes are equal;
   // dynamic nets take any shape up to the variant's. Returns before a static net is done (sync).
