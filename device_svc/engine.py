@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from device_svc import _core
+from device_svc.adapter_weights import adapter_weights
 from device_svc.engine_api import (
     ChipReading,
     EngineFailure,
@@ -30,6 +31,7 @@ from device_svc.engine_api import (
 )
 from device_svc.images import Image, VisionShape
 from tpuserve import encryption
+from tpuserve.adapter import Adapter, AdapterError
 from tpuserve.bmodel import MemoryBudget
 
 _INT_MAX: Final = 2**31 - 1
@@ -70,6 +72,7 @@ class CoreEngine:
         vocab_size: int = 0,
         deterministic: bool = False,
         decrypt_whole: bool = False,
+        adapter: Adapter | None = None,
     ) -> None:
         """`bmodels` are the model's parts and `memories` what they need, one for each chip;
         encrypted ones are decrypted block by block on the way to the chip, or with `decrypt_whole`
@@ -92,7 +95,8 @@ class CoreEngine:
                     slots=slots,
                     deterministic=deterministic,
                 )
-        except (_core.CoreError, encryption.EncryptionError) as error:
+            _apply(adapter, self._core)
+        except (_core.CoreError, encryption.EncryptionError, AdapterError) as error:
             raise EngineStartError(str(error)) from error
         self._deterministic = deterministic
         self._shape = _shape_of(self._core.spec, vocab_size)
@@ -291,6 +295,15 @@ def _source(
         block_bytes=file.block_bytes,
         read=file.read,
     )
+
+
+def _apply(adapter: Adapter | None, core: _core.Engine) -> None:
+    """Raises AdapterError."""
+    if adapter is None:
+        return
+    memory_bytes = core.adapter_weights
+    for path, data in adapter_weights(adapter, memory_bytes, core.spec.dtype):
+        core.set_adapter_weight(path, data)
 
 
 def _reading(status: _core.ChipStatus) -> ChipReading:

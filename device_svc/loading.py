@@ -13,6 +13,7 @@ from typing import Final
 from device_svc import chip_lock
 from device_svc.engine import CoreEngine
 from device_svc.swap import ModelPlan
+from tpuserve import adapter as adapters
 from tpuserve import bmodel, chips, encryption, model_dir
 from tpuserve.images.rules import read_rules
 from tpuserve.runtime_library import RuntimeLibrary
@@ -38,6 +39,10 @@ def plan_model(directory: Path, options: LoadOptions) -> ModelPlan:
     model = model_dir.load(directory)
     parts = [_read_part(path, options.key_file) for path in model.bmodels]
     sha256 = _model_sha256(model, parts)
+    adapter = None if model.adapter is None else adapters.load(model.adapter)
+    if adapter is not None:
+        # Another model to those who resume requests elsewhere.
+        sha256 = model_dir.joined_sha256((sha256, adapter.sha256))
     memories = tuple(bmodel.memory_budget(part.nets) for part in parts)
     group = _group(options.chips, len(parts))
     slots = options.slots or model.slots or _default_slots(memories[0].context_slots, len(group))
@@ -49,7 +54,9 @@ def plan_model(directory: Path, options: LoadOptions) -> ModelPlan:
         memories=memories,
         weights=tuple(bmodel.weight_blocks(part.nets) for part in parts),
         images=read_rules(model.config),
-        kv=bmodel.kv_identity(bmodel.joined([part.nets for part in parts])),
+        # With an adapter the bmodel does not tell what the rows are.
+        kv=None if adapter else bmodel.kv_identity(bmodel.joined([part.nets for part in parts])),
+        changes_weights=adapter is not None,
         open_engine=functools.partial(
             _open,
             options.library,
@@ -58,6 +65,7 @@ def plan_model(directory: Path, options: LoadOptions) -> ModelPlan:
             slots=slots,
             vocab_size=_config_vocab_size(model.config),
             deterministic=options.deterministic,
+            adapter=adapter,
         ),
     )
 
@@ -71,6 +79,7 @@ def _open(
     memories: Sequence[bmodel.MemoryBudget],
     vocab_size: int,
     deterministic: bool,
+    adapter: adapters.Adapter | None,
 ) -> CoreEngine:
     """Raises EngineStartError."""
     # Each process has emulated chips of its own.
@@ -87,6 +96,7 @@ def _open(
             deterministic=deterministic,
             # That driver's runtime takes weights from the file as they are.
             decrypt_whole=library.kind == "soc",
+            adapter=adapter,
         )
 
 

@@ -26,7 +26,8 @@ class ModelPlan:
 
     chips, memories and weights are one for each part of it. weights: bytes of the blocks of weights
     by SHA-256. kv: None where rows cannot be compared. images: None for a model that reads
-    text only.
+    text only. changes_weights: on the chip they are not what the bmodel has, so that nobody else
+    may share them.
     """
 
     name: str
@@ -38,6 +39,7 @@ class ModelPlan:
     kv: KvIdentity | None
     open_engine: OpenWithin
     images: ImageRules | None = None
+    changes_weights: bool = False
 
     @property
     def weight_bytes(self) -> int:
@@ -112,7 +114,7 @@ def exchange_for(
     fits = [
         _fits_beside(old, new, part, reading, chip_bytes) for part, reading in enumerate(readings)
     ]
-    alongside = all(fits)
+    alongside = all(fits) and not (old.changes_weights or new.changes_weights)
     return Exchange(
         old=_engine(old, (0,) * len(shared)),
         new=_engine(new, shared if alongside else (0,) * len(shared)),

@@ -12,6 +12,7 @@ my-model/
     sha256 = "…"               of the bmodel; checked before loading
     tool_parser = "qwen"       format of the model's calls; default: by its chat template
     reasoning_parser = "think" format of its reasoning; the same
+    adapter = "adapter"        directory of a LoRA adapter, for a bmodel that takes one
 
 A model that was compiled for several chips has lists: bmodel = ["m.chip0.bmodel", "m.chip1.bmodel"]
 in the order of its layers, and as many sha256.
@@ -39,6 +40,7 @@ _KEYS: Final[dict[str, tuple[type, ...]]] = {
     "sha256": (str, list),
     "tool_parser": (str,),
     "reasoning_parser": (str,),
+    "adapter": (str,),
 }
 
 
@@ -62,6 +64,7 @@ class ModelDir:
     sha256s: tuple[str, ...] = ()
     tool_parser: str | None = None
     reasoning_parser: str | None = None
+    adapter: Path | None = None
 
     @property
     def bmodel(self) -> Path:
@@ -106,6 +109,7 @@ def load(path: Path | str) -> ModelDir:
         sha256s=sha256s,
         tool_parser=table.get("tool_parser"),
         reasoning_parser=table.get("reasoning_parser"),
+        adapter=root / table["adapter"] if "adapter" in table else None,
     )
 
 

@@ -69,7 +69,7 @@ def describe(bmodel: Bmodel) -> LanguageModel | None:
         vocab_size=_width(logits) if logits is not None and not is_argmax else 0,
         context_length=context,
         max_prompt_length=min(max(chunk, max_history + later_tokens), context - 1),
-        prefill_chunk_tokens=chunk,
+        prefill_chunk_tokens=min(chunk, context - 1),
         history_chunk_tokens=later_tokens,
         decode_rows=decode_rows(decode),
         decode_lengths=tuple(sorted(lengths, reverse=True)),

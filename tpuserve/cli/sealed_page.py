@@ -24,8 +24,8 @@ def show(container: Container, *, as_json: bool) -> str:
         ("plain file", f"{text.size(container.plain_bytes)}, SHA-256 {public.sha256}"),
         ("weights", f"{sum(section.weights for section in container.header.sections)} blocks"),
     ]
-    memory = MemoryBudget(
-        **{field.name: getattr(public, field.name) for field in dataclasses.fields(MemoryBudget)}
-    )
+    # A later version may have written more of them.
+    known = {field.name for field in dataclasses.fields(MemoryBudget)}
+    memory = MemoryBudget(**{name: size for name, size in public.memory.items() if name in known})
     blocks = [text.table(head), "", "device memory on each chip"]
     return "\n".join([*blocks, text.table(memory_rows(memory, None))])

@@ -48,17 +48,14 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Public(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What anyone may know of the bmodel inside. Sizes as in `tpuserve.bmodel.MemoryBudget`."""
+    """What anyone may know of the bmodel inside. memory: the fields of its
+    `tpuserve.bmodel.MemoryBudget`.
+    """
 
     sha256: str
     chip: str
     compiler: str
-    weights_bytes: int
-    neuron_bytes: int
-    context_instruction_bytes: int
-    context_io_bytes: int
-    context_slots: int
-    image_bytes: int = 0
+    memory: dict[str, int]
 
 
 class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -47,6 +47,8 @@ def encrypt_directory(source: Path, target: Path, key: Key) -> Encrypted:
         raise EncryptionError(
             f"{table} would stay readable: compile the model with the embedding in the bmodel"
         )
+    if model.adapter is not None:
+        raise EncryptionError(f"{model.adapter} would stay readable: encrypt the model without it")
     try:
         target.mkdir()
     except FileExistsError:

@@ -38,7 +38,7 @@ def encrypt_file(source: Path, target: Path, key: Key) -> Public:
         sha256 = _digest(plain)
         memory = bmodel.memory_budget(content)
         public = Public(
-            sha256=sha256, chip=content.chip, compiler=content.version, **asdict(memory)
+            sha256=sha256, chip=content.chip, compiler=content.version, memory=asdict(memory)
         )
         salt = secrets.token_bytes(SALT_BYTES)
         header = Header(

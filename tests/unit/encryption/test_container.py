@@ -46,7 +46,7 @@ def test_comes_back_bit_for_bit(source: Path, tmp_path: Path, key: encryption.Ke
     opened = encryption.open_container(path).unlock(key)
     assert encryption.read_bmodel(opened) == bmodel.read(source)
     weights = sum(s.size_bytes for s in opened.sections if s.weights)
-    assert weights == opened.container.public.weights_bytes
+    assert weights == opened.container.public.memory["weights_bytes"]
 
 
 def test_shows_nothing_of_the_plain_file(sealed: Path) -> None:

@@ -92,7 +92,7 @@ def test_inspect_shows_what_it_may(
     assert public["encrypted"] is True
     assert public["sha256"] == model_dir.bmodel_sha256(model_dir.load(DEMO))
     for name in ("weights_bytes", "neuron_bytes", "context_io_bytes"):
-        assert public[name] == plain["memory"][0][name]
+        assert public["memory"][name] == plain["memory"][0][name]
     assert "nets" not in public
     assert main(["inspect", str(out)]) == 0
     assert "encrypted (AES-256-GCM)" in capsys.readouterr().out
