@@ -12,21 +12,16 @@ from typing import Any, Final, TypeAlias
 import grpc
 import grpc.aio
 
-from device_svc import dump, validation
-from device_svc.engine_api import Engine, ModelShape, Sampled, Sampling
+from device_svc import dump, validation, wire
+from device_svc.engine_api import Engine, ModelShape, Sampling
 from device_svc.formats import Formats
 from device_svc.image_reader import ImageReader
-from device_svc.request import Finish, Refused, RejectReason, Request
+from device_svc.request import Refused, RejectReason, Request
 from device_svc.sessions import (
-    AcceptedEvent,
-    FrameEvent,
-    Load,
     RejectedEvent,
-    SessionEvent,
     Sessions,
     SessionState,
 )
-from device_svc.swap import ModelPlan
 from device_svc.swapper import ModelSwapper, SwapRequest
 from tpuserve.errors import FeatureMissing, InvalidArgument, PermissionDenied, Unavailable
 from tpuserve.images.rules import ImageRules
@@ -38,21 +33,6 @@ from tpuserve.v1 import device_pb2, device_pb2_grpc, dump_pb2, generation_pb2
 
 SERVICE_NAME: Final = "tpuserve.v1.Device"
 
-_FINISH: Final = {
-    Finish.STOP: generation_pb2.FINISH_REASON_STOP,
-    Finish.LENGTH: generation_pb2.FINISH_REASON_LENGTH,
-    Finish.CANCELLED: generation_pb2.FINISH_REASON_CANCELLED,
-    Finish.DEADLINE: generation_pb2.FINISH_REASON_DEADLINE,
-    Finish.ERROR: generation_pb2.FINISH_REASON_ERROR,
-}
-_REJECT: Final = {
-    RejectReason.INVALID: device_pb2.REJECT_CODE_INVALID,
-    RejectReason.BUSY: device_pb2.REJECT_CODE_BUSY,
-    RejectReason.WRONG_MODEL: device_pb2.REJECT_CODE_WRONG_MODEL,
-    RejectReason.UNSUPPORTED: device_pb2.REJECT_CODE_UNSUPPORTED,
-    RejectReason.DRAINING: device_pb2.REJECT_CODE_DRAINING,
-    RejectReason.DUPLICATE: device_pb2.REJECT_CODE_DUPLICATE,
-}
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
@@ -135,14 +115,14 @@ class DeviceServicer(device_pb2_grpc.DeviceServicer):
                 kind=identity.runtime_kind, version=engine.runtime_version
             ),
             vocabulary_sha256=serving.formats.vocabulary_sha256,
-            vision=_vision_to_wire(shape, serving.images.token_id),
+            vision=wire.vision(shape, serving.images.token_id),
             dumps=serving.allows_dumps,
         )
 
     async def GetLoad(
         self, request: device_pb2.GetLoadRequest, context: Context
     ) -> device_pb2.Load:
-        return _load_to_wire(self._serving.sessions.load)
+        return wire.load(self._serving.sessions.load)
 
     async def PutVocabulary(
         self, request: device_pb2.PutVocabularyRequest, context: Context
@@ -175,8 +155,8 @@ class DeviceServicer(device_pb2_grpc.DeviceServicer):
             SwapRequest(request.model_directory, request.bmodel_sha256, request.preempt)
         )
         return device_pb2.SwapModelReply(
-            previous=_model_to_wire(done.old),
-            model=_model_to_wire(done.new),
+            previous=wire.model(done.old),
+            model=wire.model(done.new),
             weight_bytes=done.new.weight_bytes,
             shared_weight_bytes=sum(done.new.shared_weights(done.old)),
             unloaded_first=not done.alongside,
@@ -194,7 +174,7 @@ class DeviceServicer(device_pb2_grpc.DeviceServicer):
         breaker = asyncio.create_task(_abort_when_broken(serving.sessions, session, context))
         try:
             while (event := await session.get()) is not None:
-                yield _event_to_wire(event)
+                yield wire.event(event)
         finally:
             serving.sessions.close(session)
             reader.cancel()
@@ -289,17 +269,6 @@ def _request_of(
     )
 
 
-def _vision_to_wire(shape: ModelShape, image_token: int | None) -> device_pb2.VisionInfo | None:
-    if shape.vision is None or image_token is None:
-        return None
-    return device_pb2.VisionInfo(
-        max_images=shape.vision.max_images,
-        max_tiles=shape.vision.max_tiles,
-        tile_size=shape.vision.image_size,
-        input_ids=max(shape.vocab_size, image_token + 1),
-    )
-
-
 def _output_format_of(submit: device_pb2.Submit, formats: Formats) -> OutputFormat | None:
     if not submit.HasField("output_format"):
         return None
@@ -342,60 +311,4 @@ def _sampling_of(submit: device_pb2.Submit, shape: ModelShape) -> Sampling:
         min_tokens=submit.min_tokens,
         # What the head cannot draw needs no ban.
         banned_ids=tuple(stop for stop in submit.stop_ids if stop < shape.vocab_size),
-    )
-
-
-def _model_to_wire(model: ModelPlan) -> device_pb2.ModelIdentity:
-    return device_pb2.ModelIdentity(name=model.name, bmodel_sha256=model.sha256)
-
-
-def _event_to_wire(event: SessionEvent) -> device_pb2.Event:
-    if isinstance(event, FrameEvent):
-        return device_pb2.Event(frame=_frame_to_wire(event))
-    if isinstance(event, AcceptedEvent):
-        return device_pb2.Event(
-            accepted=device_pb2.Accepted(
-                request_id=event.request_id,
-                slot=event.accepted.slot,
-                cached_tokens=event.accepted.cached_tokens,
-            )
-        )
-    return device_pb2.Event(
-        rejected=device_pb2.Rejected(
-            request_id=event.request_id, code=_REJECT[event.reason], detail=event.detail
-        )
-    )
-
-
-def _frame_to_wire(event: FrameEvent) -> device_pb2.Frame:
-    frame = device_pb2.Frame(
-        step=event.step, load=_load_to_wire(event.load), device_us=int(event.engine_s * 1e6)
-    )
-    add = frame.emissions.add
-    for request_id, emission in event.emissions:
-        wire = add(request_id=request_id, ids=emission.ids)
-        if emission.finish is not None:
-            wire.finish = _FINISH[emission.finish]
-        for sampled in emission.logprobs:
-            wire.logprobs.append(_logprob_to_wire(sampled))
-    return frame
-
-
-def _logprob_to_wire(sampled: Sampled) -> generation_pb2.TokenLogprob:
-    wire = generation_pb2.TokenLogprob(token_id=sampled.token)
-    if sampled.logprob is not None:
-        wire.logprob = sampled.logprob
-    for token_id, logprob in sampled.top:
-        wire.top.add(token_id=token_id, logprob=logprob)
-    return wire
-
-
-def _load_to_wire(load: Load) -> device_pb2.Load:
-    return device_pb2.Load(
-        running=load.running,
-        waiting=load.waiting,
-        free_slots=load.free_slots,
-        kv_tokens=load.kv_tokens,
-        kv_capacity_tokens=load.kv_capacity_tokens,
-        longest_step_us=round(load.longest_step_s * 1e6),
     )

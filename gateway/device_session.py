@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -13,20 +13,20 @@ import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from gateway import device_wire as wire
 from gateway.breaker import CircuitBreaker
 from gateway.device_vocabulary import DeviceVocabulary
 from gateway.facts import DeviceFacts, DeviceLoad
 from gateway.peer import CONNECT_TIMEOUT_S, Outbox, cancel_and_wait, stay_connected
 from gateway.prefix_index import ResidentPrefixes
-from gateway.request import FinishReason, Priority
+from gateway.request import FinishReason
 from gateway.silence import Silence
 from tpuserve import errors
 from tpuserve.rpc.options import channel_options
-from tpuserve.rpc.output_format import to_wire as output_format_to_wire
 from tpuserve.v1 import device_pb2, device_pb2_grpc, generation_pb2
 
 if TYPE_CHECKING:
-    from gateway.sequence import RawLogprob, Sequence
+    from gateway.sequence import Sequence
 
 _log = logging.getLogger(__name__)
 
@@ -37,12 +37,6 @@ LOOKAHEAD: Final = 2
 _BUSY_PAUSE_S: Final = 0.05
 _LOAD_TIMEOUT_S: Final = 0.5
 
-_PRIORITIES = {
-    Priority.BULK: generation_pb2.PRIORITY_BULK,
-    Priority.DEFAULT: generation_pb2.PRIORITY_DEFAULT,
-    Priority.INTERACTIVE: generation_pb2.PRIORITY_INTERACTIVE,
-    Priority.SYSTEM: generation_pb2.PRIORITY_SYSTEM,
-}
 _REASONS = {
     generation_pb2.FINISH_REASON_STOP: FinishReason.STOP,
     generation_pb2.FINISH_REASON_LENGTH: FinishReason.LENGTH,
@@ -136,7 +130,7 @@ class DeviceSession:
             reply = await self._stub.GetLoad(device_pb2.GetLoadRequest(), timeout=_LOAD_TIMEOUT_S)
         except grpc.aio.AioRpcError:
             return
-        self._learn(_load(reply))
+        self._learn(wire.load(reply))
 
     def submit(self, sequence: Sequence) -> None:
         assert self.facts is not None
@@ -148,7 +142,7 @@ class DeviceSession:
             self.prefixes.hold(sequence.id, sequence.chain)
         planned = sequence.plan.output_format
         if planned is None or self._vocabulary.has(planned.vocabulary):
-            self._outbox.put(_submit(sequence))
+            self._outbox.put(wire.submit(sequence))
         else:
             self._vocabulary.put(planned.vocabulary, partial(self._on_vocabulary, sequence))
 
@@ -156,7 +150,7 @@ class DeviceSession:
         if self._live.get(sequence.id) is not sequence:
             return  # cancelled meanwhile
         if error is None:
-            self._outbox.put(_submit(sequence))
+            self._outbox.put(wire.submit(sequence))
             return
         self._take(sequence.id)
         if isinstance(error, (errors.InvalidArgument, errors.FeatureMissing)):
@@ -184,7 +178,7 @@ class DeviceSession:
         info = await self._stub.GetInfo(
             device_pb2.GetDeviceInfoRequest(), timeout=CONNECT_TIMEOUT_S, wait_for_ready=True
         )
-        self.facts = _facts(info)
+        self.facts = wire.facts(info)
         self._vocabulary.reset(info.vocabulary_sha256)
         self.prefixes = ResidentPrefixes(self.facts.slots, self.facts.prefill_chunk_tokens)
         self._other_model = self._stalled = False
@@ -265,7 +259,7 @@ class DeviceSession:
         while True:
             items = await outbox.take()
             try:
-                for command in _commands(items):
+                for command in wire.commands(items):
                     await call.write(command)
             except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
                 return  # the reader learns why
@@ -330,11 +324,11 @@ class DeviceSession:
             logprobs = emission.logprobs
             sequence.on_tokens(
                 list(emission.ids),
-                _logprobs(logprobs) if logprobs else [],
+                wire.logprobs(logprobs) if logprobs else [],
                 _REASONS[finish] if finish else None,
                 now_s,
             )
-        self._learn(_load(frame.load))
+        self._learn(wire.load(frame.load))
         if broken:
             self._failed(broken)
         if freed:
@@ -395,95 +389,3 @@ class DeviceSession:
             # Counts against the request, so that it does not go round for ever.
             sequence.seated = True
             self._listener.device_lost(self, [sequence])
-
-
-def _commands(
-    items: list[device_pb2.Submit | device_pb2.Cancel],
-) -> Iterator[device_pb2.Command]:
-    """In order; mostly one. A command's submits are taken before its cancels, and a submit with
-    images may fill a message."""
-    command = device_pb2.Command()
-    for item in items:
-        if isinstance(item, device_pb2.Cancel):
-            command.cancels.append(item)
-            continue
-        if command.cancels:
-            yield command
-            command = device_pb2.Command()
-        command.submits.append(item)
-        if item.images:
-            yield command
-            command = device_pb2.Command()
-    if command.submits or command.cancels:
-        yield command
-
-
-def _submit(sequence: Sequence) -> device_pb2.Submit:
-    plan, sampling = sequence.plan, sequence.plan.sampling
-    submit = device_pb2.Submit(
-        request_id=sequence.id,
-        bmodel_sha256=sequence.bmodel_sha256,
-        prompt_ids=plan.prompt_ids,
-        resume_ids=sequence.ids,
-        sampling=generation_pb2.SamplingParams(
-            temperature=sampling.temperature,
-            top_k=sampling.top_k,
-            top_p=sampling.top_p,
-            min_p=sampling.min_p,
-            repetition_penalty=sampling.repetition_penalty,
-            presence_penalty=sampling.presence_penalty,
-            frequency_penalty=sampling.frequency_penalty,
-            penalty_window_tokens=sampling.penalty_window_tokens,
-            logit_bias=sampling.logit_bias,
-            seed=sampling.seed,
-        ),
-        max_tokens=plan.max_tokens,
-        min_tokens=plan.min_tokens,
-        stop_ids=plan.stop_ids,
-        priority=_PRIORITIES[plan.priority],
-        prefix_key=plan.prefix_key or None,
-        images=[
-            device_pb2.SubmittedImage(data=image.data, position=image.position)
-            for image in plan.images
-        ],
-    )
-    if plan.top_logprobs is not None:
-        submit.logprobs = plan.top_logprobs
-    if plan.output_format is not None:
-        submit.output_format.CopyFrom(output_format_to_wire(plan.output_format.output_format))
-    if plan.deadline_s is not None:
-        submit.deadline_ms = max(0, round((plan.deadline_s - time.monotonic()) * 1000))
-    return submit
-
-
-def _logprobs(entries: Iterable[generation_pb2.TokenLogprob]) -> list[RawLogprob]:
-    return [
-        (entry.token_id, entry.logprob, tuple((c.token_id, c.logprob) for c in entry.top))
-        for entry in entries
-    ]
-
-
-def _load(load: device_pb2.Load) -> DeviceLoad:
-    return DeviceLoad(
-        load.running,
-        load.waiting,
-        load.kv_tokens,
-        load.kv_capacity_tokens,
-        load.longest_step_us / 1e6,
-    )
-
-
-def _facts(info: device_pb2.DeviceInfo) -> DeviceFacts:
-    return DeviceFacts(
-        name=info.name,
-        model=info.model.name,
-        bmodel_sha256=info.model.bmodel_sha256,
-        context_length=info.context_length,
-        max_prompt_length=info.max_prompt_length,
-        vocab_size=info.vocab_size,
-        slots=max(1, info.slots),
-        features=frozenset(info.features),
-        prefill_chunk_tokens=max(1, info.prefill_chunk_tokens),
-        max_images=info.vision.max_images,
-        input_ids=info.vision.input_ids,
-    )

@@ -71,7 +71,7 @@ def test_reuse_of_a_shared_prefix(mode: PrefixMode, common: int, reused: int) ->
 def test_rows_of_images_stay_in_their_slot() -> None:
     cache = PrefixCache(2, SHAPE, PrefixMode.EXACT)
     ids = np.arange(96, dtype=np.int32)
-    for slot, images in enumerate(((), (b"digest",))):
+    for slot, images in enumerate(((), ("digest",))):
         cache.hold(Placement(slot, slot, 0), ids, None, images)
         cache.filled(slot, 96)
         cache.release(slot, ids, 96)
