@@ -66,6 +66,7 @@ class DeviceSession:
         self.breaker = CircuitBreaker(time.monotonic)
         self._silence = Silence(stall_timeout_s, time.monotonic)
         self._stalled = False
+        self.stalls = 0
         self._others = 0
         self._listener = listener
         self._connected = False
@@ -238,6 +239,7 @@ class DeviceSession:
             await asyncio.sleep(self._silence.check_every_s)
             if self._silence.too_long(busy=bool(self._live) and not self._stalled):
                 self._stalled = True
+                self.stalls += 1
                 orphans = list(self._live.values())
                 _log.error(
                     "device stalled",

@@ -237,12 +237,20 @@ def _device_gauges(devices: list[DeviceSession]) -> Iterator[Metric]:
     waiting = GaugeMetricFamily(
         "tpuserve_gateway_device_waiting", "Completions that wait on the device.", labels=labels
     )
+    failures = GaugeMetricFamily(
+        "tpuserve_gateway_device_failures", "In a row; two or more pause the device.", labels=labels
+    )
+    stalls = CounterMetricFamily(
+        "tpuserve_gateway_device_stalls", "Times it had work and was silent.", labels=labels
+    )
     for device in devices:
         key = [device.facts.name if device.facts else "", device.address]
         up.add_metric(key, float(device.ready))
         running.add_metric(key, device.load.running)
         waiting.add_metric(key, device.load.waiting)
-    yield from (up, running, waiting)
+        failures.add_metric(key, device.breaker.failures)
+        stalls.add_metric(key, device.stalls)
+    yield from (up, running, waiting, failures, stalls)
 
 
 def _add(family: HistogramMetricFamily, labels: list[str], histogram: Histogram) -> None:

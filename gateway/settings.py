@@ -17,7 +17,7 @@ class Settings:
     http_listen: str = "127.0.0.1:8000"
     max_waiting: int = 1024
     failover_wait_s: float = 30.0
-    stall_timeout_s: float = 10.0
+    stall_timeout_s: float = 20.0
     max_buffered_bytes: int = 1 << 20
     max_body_bytes: int = 20_000_000
     image_hosts: tuple[str, ...] = ()

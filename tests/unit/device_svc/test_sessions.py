@@ -31,12 +31,15 @@ class Desk:
 
     def __init__(self, *, max_unread_events: int = 100) -> None:
         self.sent: list[Message] = []
+        self.now_s = 100.0
         self.sessions = Sessions(
             self.sent.append,
             slots=1,
             context_length=50,
             max_waiting=1,
             max_unread_events=max_unread_events,
+            longest_step_s=lambda: 0.25,
+            clock=lambda: self.now_s,
         )
 
     def submit(self, session: SessionState, request_id: str) -> int:
@@ -64,10 +67,29 @@ async def test_a_frame_holds_all_of_a_sessions_emissions_of_a_step() -> None:
     assert accepted == AcceptedEvent("a", Accepted(first, 0, 0))
     assert isinstance(frame, FrameEvent)
     assert (frame.step, frame.emissions) == (4, [("a", Emission(first, (7,)))])
-    assert frame.load == Load(1, 0, 0, 3, 50)
+    assert frame.load == Load(1, 0, 0, 3, 50, longest_step_s=0.25)
     (frame,) = await events(other, 1)
     assert isinstance(frame, FrameEvent)
     assert frame.emissions == [("a", Emission(second, (8,), finish=Finish.STOP))]
+
+
+async def test_a_session_hears_of_steps_that_have_nothing_for_it() -> None:
+    """So that a long prompt does not look like a device that hangs; twice a second will do."""
+    desk = Desk()
+    working, idle = desk.sessions.open(), desk.sessions.open()
+    desk.submit(working, "a")
+    for step in range(1, 13):
+        desk.now_s += 0.2
+        desk.sessions.deliver(Report(step, kind="prefill", running=1))
+    desk.now_s += 9
+    # Nothing ran: that is no sign of life.
+    desk.sessions.deliver(Report(13, running=1))
+    desk.emit(Emission(1, (7,)), step=14)
+    frames = await events(working, 5)
+    assert all(isinstance(frame, FrameEvent) for frame in frames)
+    told = [(f.step, len(f.emissions)) for f in frames if isinstance(f, FrameEvent)]
+    assert told == [(3, 0), (6, 0), (9, 0), (12, 0), (14, 1)]
+    assert idle.last_frame_s == 100
 
 
 async def test_live_requests_are_bounded_and_a_finish_makes_room() -> None:
