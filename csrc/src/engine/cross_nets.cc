@@ -169,6 +169,16 @@ std::optional<CrossNets> find_cross_nets(const FindNet& find, int number) {
   return nets;
 }
 
+void refuse_repeated_keys(const Net& prefill) {
+  constexpr std::size_t kInputs = 4;  // states, states of an image, masks of rows and of columns
+  if (prefill.dynamic || prefill.variants.empty()) return;
+  const std::vector<runtime::Port>& inputs = prefill.variants[0].inputs;
+  if (inputs.size() != kInputs || inputs[1].shape.rank() != 3) return;
+  throw BmodelError("net " + prefill.name + " takes the states of an image (" + inputs[1].name +
+                    "): compile the checkpoint again, for nets that compute keys and values of an "
+                    "image once");
+}
+
 void read_cross_nets(ModelNets& model) {
   const auto crosses = [](const LayerNets& layer) { return !layer.crossing.empty(); };
   if (std::none_of(model.layers.begin(), model.layers.end(), crosses)) return;

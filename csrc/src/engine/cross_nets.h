@@ -15,6 +15,11 @@ using FindNet = std::function<const runtime::Net*(const std::string&)>;
 // is missing.
 std::optional<CrossNets> find_cross_nets(const FindNet& find, int number);
 
+// The vendor's own form of a layer that attends to images computes keys and values in every prefill
+// and keeps them once for each head. Throws BmodelError for it: the checkpoint must be compiled
+// anew.
+void refuse_repeated_keys(const runtime::Net& prefill);
+
 // Reads what images look like from the image net and the cross-attention nets of `model.layers`
 // into `model.spec.vision`, and checks all of them. Decode shapes are known already. Without such
 // layers there is nothing to do. Throws BmodelError.

@@ -142,6 +142,7 @@ class Discoverer {
       if (layer.prefill == nullptr && layer.decode == nullptr) break;
       if (layer.prefill == nullptr) require(scheme_->prefill + number, "prefill of a layer");
       if (layer.decode == nullptr) require(scheme_->decode + number, "decode of a layer");
+      refuse_repeated_keys(*layer.prefill);
       layer.crossing = std::move(crossing);
       crossing.clear();
       model_.layers.push_back(std::move(layer));

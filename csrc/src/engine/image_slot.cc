@@ -4,6 +4,18 @@
 
 namespace tpuserve::engine {
 
+std::vector<ShownImage> shown_images(const std::vector<int>& tiles,
+                                     const std::vector<int>& positions) {
+  std::vector<ShownImage> shown(positions.size());
+  int end = std::numeric_limits<int>::max();
+  for (std::size_t i = positions.size(); i-- > 0;) {
+    const bool last = i + 1 == positions.size();
+    if (!last && positions[i + 1] != positions[i] + 1) end = positions[i + 1];
+    shown[i] = {tiles[i], positions[i], end};
+  }
+  return shown;
+}
+
 ImageSlot::ImageSlot(const ModelNets& nets, runtime::Chip& chip, std::size_t slot)
     : image_bytes_(nets.spec.vision->image_rows() * static_cast<std::size_t>(nets.spec.kv_heads) *
                    static_cast<std::size_t>(nets.spec.head_dim) * size_bytes(nets.spec.dtype)) {
@@ -43,13 +55,7 @@ void ImageSlot::forget_from(std::size_t image) {
 }
 
 void ImageSlot::show(const std::vector<int>& positions) {
-  shown_.assign(positions.size(), {});
-  int end = std::numeric_limits<int>::max();
-  for (std::size_t i = positions.size(); i-- > 0;) {
-    const bool last = i + 1 == positions.size();
-    if (!last && positions[i + 1] != positions[i] + 1) end = positions[i + 1];
-    shown_[i] = {tiles_[i], positions[i], end};
-  }
+  shown_ = shown_images(tiles_, positions);
 }
 
 void ImageSlot::copy(runtime::Chip& chip, const ImageSlot& source) {

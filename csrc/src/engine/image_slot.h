@@ -16,6 +16,11 @@ struct ShownImage {
   int end = 0;    // the first behind it that does not
 };
 
+// Images of `tiles` whose tokens are at `positions`, ascending. Text sees an image from its token
+// to the next image; images that follow each other at once are seen together.
+std::vector<ShownImage> shown_images(const std::vector<int>& tiles,
+                                     const std::vector<int>& positions);
+
 // The images of one slot: per layer that attends to them, keys and values of `max_images`, and
 // which of them belong to what the slot holds. Like KvRows the memory *is* the decode nets' own.
 class ImageSlot {
@@ -42,9 +47,7 @@ class ImageSlot {
   void forget_from(std::size_t image);
 
   const std::vector<ShownImage>& shown() const { return shown_; }
-  // The first images are those of the text whose image tokens are at `positions`, ascending. Text
-  // sees an image from its token to the next image; images that follow each other at once are seen
-  // together.
+  // The first images are those of the text whose image tokens are at `positions`.
   void show(const std::vector<int>& positions);
 
   // Zeros instead of whatever the memory holds, and no images.

@@ -1,11 +1,10 @@
-<<<<<<< HEAD
 """Llama-3.2-11B-Vision, with an image in every text."""
 
 from __future__ import annotations
 
 import io
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from device_svc.pixels import pixels_of
-from models.check import serving
+from models.check import serving, vision
 from models.check.compiled import compile_checkpoint
 from models.check.language import Build
 from models.check.numbers import Array, compare
@@ -34,6 +33,13 @@ _BUILDS: Final = (
     Build("f16", "image, history, chunks", "--history --chunk 64", served=True),
     Build("w8f16", "image, history, batch 2", "--history --chunk 64 --batch 2"),
     Build("w4f16", "image, history, chunks", "--history --chunk 32"),
+)
+# With images of 1 to 4 tiles, and with none.
+_TILES: Final = (
+    Build("f16", "1 to 4 tiles, history, chunks", "--history --chunk 32"),
+    Build("bf16", "1 to 4 tiles, static", "--max-input 64"),
+    Build("w8f16", "1 to 4 tiles, dynamic", "--dynamic --max-input 64"),
+    Build("w4f16", "1 to 4 tiles, batch 2", "--images 2 --history --chunk 32 --batch 2"),
 )
 
 
@@ -60,6 +66,8 @@ class Reference:
 def rows() -> Iterator[Row]:
     for each in _BUILDS:
         yield Row("mllama", each.quantize, each.features, partial(measure, each))
+    for each in _TILES:
+        yield Row("mllama", each.quantize, each.features, partial(measure_tiles, each))
 
 
 def measure(wanted: Build, work: Path) -> Measured:
@@ -75,10 +83,7 @@ def measure(wanted: Build, work: Path) -> Measured:
     assert rules
     image = _png()
     pixels = pixels_of(image, rules)
-    weights = dict(tiny.weights)
-    if wanted.quantize.startswith("w4"):
-        layers = {name: w for name, w in weights.items() if name.startswith(_TEXT_LAYERS)}
-        weights |= four_bits(layers)
+    weights = _rounded(wanted, tiny.weights)
     reference = Reference(tiny.config, weights, pixels.tiles, pixels.aspect_ratio_id)
     vocab = tiny.config["text_config"]["vocab_size"]
     found = compare(model.bmodels, reference.logits, vocab, show=reference.show)
@@ -87,6 +92,24 @@ def measure(wanted: Build, work: Path) -> Measured:
     answered = serving.ask(Served.of(model), reference.logits, tools=True, image=image)
     answers = f"{answered.describe('question about an image')} (small tokenizer)"
     return Measured(found.cosine, found.agreeing, found.positions, answers, answered.problems)
+
+
+def measure_tiles(wanted: Build, work: Path) -> Measured:
+    """Raises BuildError; errors of the engine are passed on."""
+    tiny = checkpoint.load()
+    source = tiny.write(work / "checkpoint")
+    line = f"--seq 128 --quantize {wanted.quantize} {wanted.arguments}"
+    model = compile_checkpoint(source, work / "model", line)
+    found = vision.compare(model.bmodel, tiny.config, _rounded(wanted, tiny.weights))
+    return Measured(found.cosine, found.agreeing, found.positions)
+
+
+def _rounded(wanted: Build, weights: Mapping[str, Array]) -> dict[str, Array]:
+    """What the build computes with: the image net keeps all bits of its weights."""
+    if not wanted.quantize.startswith("w4"):
+        return dict(weights)
+    layers = {name: w for name, w in weights.items() if name.startswith(_TEXT_LAYERS)}
+    return {**weights, **four_bits(layers)}
 
 
 def _png() -> bytes:
@@ -99,46 +122,3 @@ def _png() -> bytes:
 
 
 ROWS = tuple(rows())
-=======
-"""Llama-3.2-Vision: images of one to four tiles, and none."""
-
-from __future__ import annotations
-
-from functools import partial
-from pathlib import Path
-
-from models.check import vision
-from models.check.compiled import compile_checkpoint
-from models.check.row import Measured, Row
-from models.mllama import checkpoint
-from tests.support.float_models import four_bits
-
-_MODEL = "mllama"
-_BUILDS = (
-    ("f16", "images, history, chunks", "--history --chunk 32"),
-    ("bf16", "images, static", "--max-input 64"),
-    ("w8f16", "2 images, dynamic", "--images 2 --dynamic --max-input 64"),
-    ("w4f16", "2 images, history, chunks, batch 2", "--images 2 --history --chunk 32 --batch 2"),
-)
-
-
-def measure(quantize: str, arguments: str, work: Path) -> Measured:
-    """Raises BuildError; errors of the engine are passed on."""
-    tiny = checkpoint.load()
-    source = tiny.write(work / "checkpoint")
-    line = f"--seq 128 --quantize {quantize} {arguments}"
-    model = compile_checkpoint(source, work / "model", line)
-    weights = dict(tiny.weights)
-    if quantize.startswith("w4"):
-        # The image net keeps all bits of its weights.
-        layers = {name: w for name, w in weights.items() if ".model.layers." in name}
-        weights |= four_bits(layers)
-    found = vision.compare(model.bmodel, tiny.config, weights)
-    return Measured(found.cosine, found.agreeing, found.positions)
-
-
-ROWS = tuple(
-    Row(_MODEL, quantize, features, partial(measure, quantize, arguments))
-    for quantize, features, arguments in _BUILDS
-)
->>>>>>> f72681e (Check the vision model against its reference with all weights)
