@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     sealed = _sealed(args.path, args.key_file)
-    if sealed is not None:
+    if sealed:
         print(sealed_page.show(sealed, as_json=args.json))
         return 0
     found = inspect(args.path, args.key_file)
@@ -62,13 +62,13 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _sealed(path: Path, key_file: Path | None) -> encryption.Container | None:
-    """An encrypted file that is to be shown without its key. Raises CommandError."""
+def _sealed(path: Path, key_file: Path | None) -> list[encryption.Container]:
+    """The encrypted files that are to be shown without their key. Raises CommandError."""
+    if key_file is not None:
+        return []
     try:
-        file = model_dir.load(path).bmodels[0] if path.is_dir() else path
-        if key_file is not None or not encryption.is_encrypted(file):
-            return None
-        return encryption.open_container(file)
+        files = model_dir.load(path).bmodels if path.is_dir() else (path,)
+        return [encryption.open_container(f) for f in files if encryption.is_encrypted(f)]
     except (model_dir.ModelDirError, encryption.EncryptionError) as error:
         raise CommandError(str(error)) from error
 

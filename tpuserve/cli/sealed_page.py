@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 
 import msgspec
 
@@ -13,11 +14,19 @@ from tpuserve.cli.memory_rows import memory_rows
 from tpuserve.encryption import Container
 
 
-def show(container: Container, *, as_json: bool) -> str:
+def show(containers: Sequence[Container], *, as_json: bool) -> str:
+    """As JSON an object, or a list of several."""
+    if not as_json:
+        return "\n\n".join(_page(container) for container in containers)
+    documents = [
+        {"path": str(each.path), "encrypted": True, **msgspec.to_builtins(each.public)}
+        for each in containers
+    ]
+    return json.dumps(documents[0] if len(documents) == 1 else documents, indent=2)
+
+
+def _page(container: Container) -> str:
     public = container.public
-    if as_json:
-        document = {"path": str(container.path), "encrypted": True, **msgspec.to_builtins(public)}
-        return json.dumps(document, indent=2)
     head = [
         ("bmodel", f"{container.path}, encrypted (AES-256-GCM); --key-file FILE shows the rest"),
         ("chip", f"{public.chip}, compiler {public.compiler}"),
