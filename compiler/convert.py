@@ -221,6 +221,10 @@ def convert(
     options.check()
     if checkpoint.takes_images and (options.argmax_head or options.sample_head):
         raise CompileError("a model that takes images gets a logits head")
+    if checkpoint.takes_images and options.chips > 1:
+        raise CompileError(
+            f"num-device is {options.chips}, must be 1: a model that takes images runs on one chip"
+        )
     if not checkpoint.takes_images and options.images != 1:
         raise CompileError(f"images is {options.images}, but this model takes none")
     if checkpoint.driver and (options.share_tokens or options.positions_tokens):

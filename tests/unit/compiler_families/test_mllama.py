@@ -66,6 +66,7 @@ def test_weights_are_linked_and_every_part_computes_in_one_type(tmp_path: Path) 
     ("options", "message"),
     [
         (Options(64, argmax_head=True), "a model that takes images gets a logits head"),
+        (Options(64, chips=2), "num-device is 2, must be 1: a model that takes images runs on"),
         (Options(64, images=0), "images is 0, must be at least 1"),
     ],
 )
