@@ -57,6 +57,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--share-length", type=int, default=0, help="longest shared prefix that is prefilled once")
     add("--unshare-length", type=int, default=0, help="longest prefill behind a shared prefix")
     add("--prompt-names", action="store_true", help="name these nets block_prompt_<i>, block_<i>")
+    add("--mask-input", action="store_true", help="masks of these are inputs, dynamic or not")
     add(
         "--positions",
         type=int,
@@ -102,6 +103,7 @@ def options_of(args: argparse.Namespace) -> Options:
         share_tokens=args.share_length,
         unshare_tokens=args.unshare_length,
         prompt_names=args.prompt_names,
+        mask_input=args.mask_input,
         positions_tokens=args.positions,
         chips=args.num_device,
     )

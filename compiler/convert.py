@@ -41,6 +41,7 @@ class Options:
     share_tokens, unshare_tokens: prefill in two parts: a prefix of at most the first, and behind it
         at most the second; 0 for neither.
     prompt_names: call these nets block_prompt_<i> and block_<i>.
+    mask_input: they take their mask as an input also where they are dynamic.
     positions_tokens: rows of the rotary tables, at least seq; 0 for seq. Bmodels of one checkpoint
         and one number here have equal weights, so that a chip holds these once.
     chips: bmodels to spread the layers over, one for each chip of a group.
@@ -64,6 +65,7 @@ class Options:
     share_tokens: int = 0
     unshare_tokens: int = 0
     prompt_names: bool = False
+    mask_input: bool = False
     positions_tokens: int = 0
     chips: int = 1
 
@@ -119,8 +121,8 @@ class Options:
             )
         share, unshare = self.share_tokens, self.unshare_tokens
         if not share and not unshare:
-            if self.prompt_names:
-                raise CompileError("names of shared prompts go with share-length")
+            if self.prompt_names or self.mask_input:
+                raise CompileError("prompt-names and mask-input go with share-length")
             return
         if share < 1 or unshare < 1 or share + unshare > self.seq_tokens:
             raise CompileError(
@@ -201,6 +203,7 @@ class Options:
             "share_tokens": self.share_tokens,
             "unshare_tokens": self.unshare_tokens,
             "prompt_names": self.prompt_names,
+            "mask_input": self.mask_input,
         }
 
 

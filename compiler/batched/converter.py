@@ -42,6 +42,11 @@ class BatchedConverter(LlmConverter):  # type: ignore[misc]
         # The base class makes one-row variants of its own from this list while it generates.
         self.decode_chunk_list: list[Variant] = []
 
+    def use_small_mask(self) -> bool:
+        """Whether prefill nets have their mask among the weights."""
+        wanted = self._share is None or not self._share.mask_input
+        return wanted and bool(super().use_small_mask())
+
     def gen_block_mlir(self, idx: int) -> None:
         super().gen_block_mlir(idx)
         for number, variant in enumerate(self._variants):

@@ -23,12 +23,14 @@ class SharePlan:
     """Most tokens of the shared prefix, and of one prefill behind it.
 
     prompt_names: the nets are block_prompt_<i> and block_<i>, with one embedding net for both,
-    instead of block_<i>, block_unshare_<i> and embedding_unshare.
+    instead of block_<i>, block_unshare_<i> and embedding_unshare. mask_input: dynamic nets take
+    their mask as static ones do, as in bmodels of 2024.
     """
 
     share_tokens: int
     unshare_tokens: int
     prompt_names: bool = False
+    mask_input: bool = False
 
     @property
     def added_net(self) -> str:

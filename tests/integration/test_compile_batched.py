@@ -68,7 +68,9 @@ def test_a_batched_model_directory_from_a_checkpoint(checkpoint: Path, tmp_path:
 
 
 @pytest.mark.usefixtures("environment")
-@pytest.mark.parametrize("form", ["", " --prompt-names", " --dynamic --batch 2"])
+@pytest.mark.parametrize(
+    "form", ["", " --prompt-names --dynamic --mask-input", " --dynamic --batch 2"]
+)
 def test_a_shared_prefix_runs_as_compiled(form: str, checkpoint: Path, tmp_path: Path) -> None:
     """Prefix and rest in two launches give what prefix and rest in other parts give."""
     output = tmp_path / "tiny"

@@ -295,10 +295,8 @@ class Discoverer {
     const std::size_t inputs = first.variants[0].inputs.size();
     const bool masked = inputs == port::kMaskedHistory;
     check_alike(net, first);
-    if (net.dynamic == masked) {
-      throw BmodelError("net " + net.name + ": expected a " +
-                        (masked ? "static net, for it has a mask input"
-                                : "dynamic net, for it has no mask input"));
+    if (!masked && !net.dynamic) {
+      throw BmodelError("net " + net.name + ": expected a dynamic net, for it has no mask input");
     }
     const ShapeVariant& variant = net.variants[0];
     const Signature signature(net, variant);

@@ -128,10 +128,16 @@ void Prefill::upload_positions(const Port& port, const Launch& launch) {
   chip_.upload(positions_.ref(), staging_.data(), staging_.size() * sizeof(std::int32_t));
 }
 
+int Prefill::history_rows(const Launch& launch) const {
+  // A static net computes with all rows, hidden ones too: those must be numbers, which all rows of
+  // a slot are.
+  return later_->dynamic ? launch.position : max_history_;
+}
+
 void Prefill::upload_mask(Kind& kind, const Launch& launch) {
   Mask& mask = kind.mask->mask;
   if (launch.later()) {
-    mask.behind(launch.rows, launch.position, max_history_);
+    mask.behind(launch.rows, launch.position, history_rows(launch));
   } else if (kind.dynamic) {
     // Dynamic nets take the mask packed to the rows of the launch.
     mask.causal(launch.rows);
@@ -143,9 +149,7 @@ void Prefill::upload_mask(Kind& kind, const Launch& launch) {
 
 void Prefill::add_history(const ShapeVariant& variant, const KvRows& kv, std::size_t layer,
                           const Launch& launch, std::vector<Tensor>& inputs) {
-  // A static net computes with all rows, hidden ones too: those must be numbers, which all rows of
-  // a slot are.
-  const int rows = later_->dynamic ? launch.position : max_history_;
+  const int rows = history_rows(launch);
   const std::size_t bytes = static_cast<std::size_t>(rows) * kv.row_bytes();
   const Port& k = variant.inputs[port::history_k(variant)];
   const Port& v = variant.inputs[port::history_v(variant)];
@@ -170,7 +174,7 @@ void Prefill::launch_layer(Bmodel& bmodel, const LayerNets& nets, std::size_t la
   if (kind.mask.has_value()) {
     const Port& input = variant.inputs[port::kMask];
     Tensor mask = with_rows(input, 2, chunk.rows, kind.mask->memory.ref());
-    if (kind.dynamic) mask.shape.set(3, chunk.rows);
+    mask.shape.set(3, (chunk.later() ? history_rows(chunk) : 0) + chunk.rows);
     inputs.push_back(mask);
   }
   if (chunk.later()) add_history(variant, kv, layer, chunk, inputs);

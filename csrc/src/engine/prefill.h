@@ -75,6 +75,8 @@ class Prefill {
   void embed(runtime::Bmodel& bmodel, const EmbeddingNet& embedding, const PrefillChunk& chunk);
   void upload_positions(const runtime::Port& port, const Launch& launch);
   void upload_mask(Kind& kind, const Launch& launch);
+  // Rows before a later chunk that its nets are given.
+  int history_rows(const Launch& launch) const;
   void add_history(const runtime::ShapeVariant& variant, const KvRows& kv, std::size_t layer,
                    const Launch& launch, std::vector<runtime::Tensor>& inputs);
   void launch_layer(runtime::Bmodel& bmodel, const LayerNets& nets, std::size_t layer,

@@ -72,6 +72,7 @@ def test_default_lengths_hold_a_chunk(seq: int, chunk: int, lengths: tuple[int, 
         (Options(64, share_tokens=32, unshare_tokens=16, argmax_head=True), "heads are logits"),
         (Options(64, share_tokens=16, unshare_tokens=32, prompt_names=True), "one embedding net"),
         (Options(64, prompt_names=True), "go with share-length"),
+        (Options(64, mask_input=True), "go with share-length"),
         (Options(64, positions_tokens=63), r"at least seq \(64\)"),
     ],
 )
@@ -98,7 +99,12 @@ def test_the_job_names_a_shared_prefix() -> None:
     options.check()
     job = options.batched_job(Path("in"), Path("out"))
     assert (job["seq"], job["max_input"], job["variants"]) == (1024, 256, [[1, 512]])
-    assert job["share"] == {"share_tokens": 256, "unshare_tokens": 64, "prompt_names": False}
+    assert job["share"] == {
+        "share_tokens": 256,
+        "unshare_tokens": 64,
+        "prompt_names": False,
+        "mask_input": False,
+    }
 
 
 @pytest.mark.parametrize(("quantize", "head"), [("w4bf16", "bf16"), ("w8f16", "f16")])
