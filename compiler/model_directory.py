@@ -65,6 +65,8 @@ def write_model_directory(
         "slots": layout.slots,
         "sha256": _one_or_list([_sha256(target) for target in targets]),
     }
+    if embedding:
+        entries["embedding_sha256"] = _sha256(table)
     # JSON strings, integers and lists of them are also TOML.
     lines = [f"{key} = {json.dumps(value)}" for key, value in entries.items()]
     text = "\n".join(["[model]", *lines, ""])

@@ -205,7 +205,8 @@ class Engine:
     share the weights; each owns its KV memory. `slots` is at most len(chips) * spec.decode_rows
     when that is above one row. `deterministic` runs every decode step in the largest shape variant,
     so that no bit of a row depends on what else the step computes or on how long the other slots
-    are.
+    are. `embedding`: path of the hidden states of all ids, [ids, hidden] in the model's type, which
+    takes the place of embedding nets; empty without.
     Raises BmodelError when the file is not a bmodel or its nets are unknown, DeviceError when a
     chip cannot be opened, ValueError for arguments out of range (the text names value and limit).
     """
@@ -218,6 +219,7 @@ class Engine:
         chips: Sequence[int] = (0,),
         slots: int = 1,
         deterministic: bool = False,
+        embedding: str = "",
     ) -> None: ...
     @property
     def spec(self) -> ModelSpec: ...

@@ -69,6 +69,7 @@ class CoreEngine:
         chips: Sequence[int],
         slots: int,
         memories: Sequence[MemoryBudget],
+        embedding: Path | None = None,
         vocab_size: int = 0,
         deterministic: bool = False,
         decrypt_whole: bool = False,
@@ -76,9 +77,9 @@ class CoreEngine:
     ) -> None:
         """`bmodels` are the model's parts and `memories` what they need, one for each chip;
         encrypted ones are decrypted block by block on the way to the chip, or with `decrypt_whole`
-        in host memory. `vocab_size` stands in where the bmodels do not tell it. `deterministic`
-        keeps every decode step to one shape variant of its nets, so that tokens never depend on
-        load.
+        in host memory. `embedding` is a file in place of embedding nets. `vocab_size` stands in
+        where the bmodels do not tell it. `deterministic` keeps every decode step to one shape
+        variant of its nets, so that tokens never depend on load.
         """
         try:
             self._library = _core.Library(str(library), emulator=emulator)
@@ -94,10 +95,13 @@ class CoreEngine:
                     chips=chips,
                     slots=slots,
                     deterministic=deterministic,
+                    embedding=str(embedding or ""),
                 )
             _apply(adapter, self._core)
         except (_core.CoreError, encryption.EncryptionError, AdapterError) as error:
             raise EngineStartError(str(error)) from error
+        if embedding is not None:
+            _check_rows(embedding, self._core.spec, vocab_size)
         self._deterministic = deterministic
         self._shape = _shape_of(self._core.spec, vocab_size)
         # Of each slot: digests of the images that it has looked at, and how many it shows.
@@ -316,6 +320,14 @@ def _reading(status: _core.ChipStatus) -> ChipReading:
         power_watts=status.power_watts,
         clock_hz=status.clock_hz,
     )
+
+
+def _check_rows(embedding: Path, spec: _core.ModelSpec, vocab_size: int) -> None:
+    """Where an argmax head hides the vocabulary, config.json tells it."""
+    if spec.embedding_rows < vocab_size:
+        raise EngineStartError(
+            f"{embedding} has rows for {spec.embedding_rows} ids, config.json says {vocab_size}"
+        )
 
 
 def _check_chips(library: _core.Library, chips: Sequence[int]) -> None:

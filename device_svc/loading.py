@@ -38,6 +38,8 @@ def plan_model(directory: Path, options: LoadOptions) -> ModelPlan:
     """Everything that can be checked without opening a chip. Raises OSError or ValueError."""
     model = model_dir.load(directory)
     parts = [_read_part(path, options.key_file) for path in model.bmodels]
+    # Without either, the engine says what it misses.
+    embedding = None if parts[0].nets.net("embedding") else model.embedding
     sha256 = _model_sha256(model, parts)
     adapter = None if model.adapter is None else adapters.load(model.adapter)
     if adapter is not None:
@@ -63,6 +65,7 @@ def plan_model(directory: Path, options: LoadOptions) -> ModelPlan:
             [part.source for part in parts],
             chips=group,
             slots=slots,
+            embedding=embedding,
             vocab_size=_config_vocab_size(model.config),
             deterministic=options.deterministic,
             adapter=adapter,
@@ -77,6 +80,7 @@ def _open(
     chips: Sequence[int],
     slots: int,
     memories: Sequence[bmodel.MemoryBudget],
+    embedding: Path | None,
     vocab_size: int,
     deterministic: bool,
     adapter: adapters.Adapter | None,
@@ -92,6 +96,7 @@ def _open(
             chips=chips,
             slots=slots,
             memories=memories,
+            embedding=embedding,
             vocab_size=vocab_size,
             deterministic=deterministic,
             # That driver's runtime takes weights from the file as they are.
@@ -117,16 +122,17 @@ def _read_part(path: Path, key_file: Path | None) -> _Part:
 
 
 def _model_sha256(model: model_dir.ModelDir, parts: Sequence[_Part]) -> str:
-    """Of the plain bmodels. Raises OSError or ValueError."""
+    """Of the plain bmodels, and of the embedding beside them. Raises OSError or ValueError."""
     sources = [part.source for part in parts]
     if any(isinstance(source, Path) for source in sources):
         return model_dir.bmodel_sha256(model)
     # What a hash would find, decrypting finds: no need to read the files twice.
-    return model_dir.joined_sha256(
+    hashes = [
         source.container.public.sha256
         for source in sources
         if isinstance(source, encryption.Opened)
-    )
+    ]
+    return model_dir.joined_sha256((*hashes, *model_dir.embedding_sha256(model)))
 
 
 def _group(asked: tuple[int, ...] | None, parts: int) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 my-model/
 ├── my-model.bmodel
+├── embedding.bin    of a bmodel without embedding nets: [ids, hidden] in the model's type
 ├── config/          tokenizer files, chat template, generation_config.json
 └── tpuserve.toml    optional:
     [model]
@@ -10,6 +11,7 @@ my-model/
     config = "config"
     slots = 4                  sequences that are resident at once
     sha256 = "…"               of the bmodel; checked before loading
+    embedding_sha256 = "…"     of embedding.bin, the same
     tool_parser = "qwen"       format of the model's calls; default: by its chat template
     reasoning_parser = "think" format of its reasoning; the same
     adapter = "adapter"        directory of a LoRA adapter, for a bmodel that takes one
@@ -32,12 +34,15 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+EMBEDDING: Final = "embedding.bin"
+
 _KEYS: Final[dict[str, tuple[type, ...]]] = {
     "name": (str,),
     "bmodel": (str, list),
     "config": (str,),
     "slots": (int,),
     "sha256": (str, list),
+    "embedding_sha256": (str,),
     "tool_parser": (str,),
     "reasoning_parser": (str,),
     "adapter": (str,),
@@ -53,7 +58,8 @@ class ModelDir:
     """Paths are absolute. `slots` and the parsers are None where the file is silent.
 
     bmodels: one for each chip of a group, in the order of their layers. sha256s: theirs, empty
-    where the file is silent.
+    where the file is silent. embedding: None where no such file is beside them or in `config`,
+    where the vendor's converter puts it; a bmodel with embedding nets does not need it.
     """
 
     path: Path
@@ -62,6 +68,8 @@ class ModelDir:
     config: Path
     slots: int | None
     sha256s: tuple[str, ...] = ()
+    embedding: Path | None = None
+    embedding_sha256: str | None = None
     tool_parser: str | None = None
     reasoning_parser: str | None = None
     adapter: Path | None = None
@@ -76,7 +84,11 @@ class ModelDir:
     @property
     def sha256(self) -> str | None:
         """The model's, as `bmodel_sha256` computes it; None where the file is silent."""
-        return joined_sha256(self.sha256s) if self.sha256s else None
+        if self.embedding is None:
+            return joined_sha256(self.sha256s) if self.sha256s else None
+        if not self.sha256s or self.embedding_sha256 is None:
+            return None
+        return joined_sha256((*self.sha256s, self.embedding_sha256))
 
 
 def load(path: Path | str) -> ModelDir:
@@ -107,6 +119,8 @@ def load(path: Path | str) -> ModelDir:
         config=config,
         slots=slots,
         sha256s=sha256s,
+        embedding=_embedding(root, config, table),
+        embedding_sha256=table.get("embedding_sha256"),
         tool_parser=table.get("tool_parser"),
         reasoning_parser=table.get("reasoning_parser"),
         adapter=root / table["adapter"] if "adapter" in table else None,
@@ -114,8 +128,9 @@ def load(path: Path | str) -> ModelDir:
 
 
 def bmodel_sha256(model: ModelDir) -> str:
-    """SHA-256 of the bmodel in hex, of several bmodels that of their SHA-256 in lines; raises
-    ModelDirError when tpuserve.toml names another one.
+    """SHA-256 of the bmodel in hex, of several files that of their SHA-256 in lines; raises
+    ModelDirError when tpuserve.toml names another one. An embedding beside the bmodels is the last
+    of the files.
 
     The vendor runtime loads a bmodel with corrupted weights without complaint, so this is the only
     check that catches them.
@@ -123,18 +138,43 @@ def bmodel_sha256(model: ModelDir) -> str:
     found = tuple(_file_sha256(path) for path in model.bmodels)
     for path, expected, actual in zip(model.bmodels, model.sha256s, found, strict=False):
         if expected != actual:
-            raise ModelDirError(
-                f"{path} is corrupt: its SHA-256 is {actual}, tpuserve.toml says {expected}"
-            )
-    return joined_sha256(found)
+            raise _corrupt(path, actual, expected)
+    return joined_sha256((*found, *embedding_sha256(model)))
+
+
+def embedding_sha256(model: ModelDir) -> tuple[str, ...]:
+    """SHA-256 in hex of the embedding's file, where there is one; raises ModelDirError when
+    tpuserve.toml names another one."""
+    if model.embedding is None:
+        return ()
+    actual = _file_sha256(model.embedding)
+    if model.embedding_sha256 not in (None, actual):
+        raise _corrupt(model.embedding, actual, model.embedding_sha256)
+    return (actual,)
+
+
+def _corrupt(path: Path, actual: str, expected: str | None) -> ModelDirError:
+    return ModelDirError(
+        f"{path} is corrupt: its SHA-256 is {actual}, tpuserve.toml says {expected}"
+    )
 
 
 def joined_sha256(hashes: Iterable[str]) -> str:
-    """A model's, from those of its bmodels in order."""
+    """A model's, from those of its files in order."""
     hashes = tuple(hashes)
     if len(hashes) == 1:
         return hashes[0]
     return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+
+
+def _embedding(root: Path, config: Path, table: dict[str, Any]) -> Path | None:
+    """Raises ModelDirError where tpuserve.toml knows of a file that is not there."""
+    for path in (root / EMBEDDING, config / EMBEDDING):
+        if path.is_file():
+            return path
+    if "embedding_sha256" in table:
+        raise ModelDirError(f"{root / EMBEDDING} does not exist")
+    return None
 
 
 def _file_sha256(path: Path) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from compiler.checkpoint import Checkpoint
-from compiler.convert import Options, convert
+from compiler.convert import Options, convert, embedding_table
 from compiler.environment import Environment, default_environment
 from compiler.errors import CompileError
 from compiler.model_directory import Layout, write_model_directory
@@ -59,6 +59,18 @@ def variants() -> dict[str, Variant]:
             "dynamic",
             "demo_f16_dynamic.bmodel",
             Options(seq_tokens=512, max_input_tokens=256, dynamic=True, keep_kernel=False),
+        ),
+        # The nets of "static", but for the embedding's; a sampling net beside them.
+        "disk": _fixture(
+            "disk",
+            "demo_f16_disk.bmodel",
+            Options(
+                seq_tokens=128,
+                max_input_tokens=64,
+                embedding_disk=True,
+                sample_head=True,
+                keep_kernel=False,
+            ),
         ),
         # The nets of the demo itself, on two chips.
         "chips2": _fixture("chips2", "demo_f16.bmodel", replace(chunked, chips=2)),
@@ -124,7 +136,13 @@ def build(variant: Variant, environment: Environment) -> list[Path]:
         checkpoint = Checkpoint.open(source)
         (work / "compile").mkdir()
         bmodels = convert(checkpoint, variant.options, environment, work / "compile")
-        write_model_directory(variant.directory, bmodels, checkpoint, variant.layout)
+        write_model_directory(
+            variant.directory,
+            bmodels,
+            checkpoint,
+            variant.layout,
+            embedding=embedding_table(work / "compile"),
+        )
     finally:
         shutil.rmtree(work)
     return [variant.directory / name for name in variant.layout.bmodel_names]

@@ -26,11 +26,18 @@ def library() -> _core.Library:
 
 @pytest.mark.parametrize("path", sorted(DIRECTORIES), ids=lambda path: path.name)
 def test_agrees_with_the_runtime(path: Path, library: _core.Library) -> None:
-    paths = model_dir.load(path).bmodels
+    model = model_dir.load(path)
+    paths = model.bmodels
     content = bmodel.joined([bmodel.read(path) for path in paths])
     language = bmodel.describe(content)
     assert language is not None
-    engine = _core.Engine(library, [str(path) for path in paths], chips=range(len(paths)), slots=1)
+    engine = _core.Engine(
+        library,
+        [str(path) for path in paths],
+        chips=range(len(paths)),
+        slots=1,
+        embedding=str(model.embedding or ""),
+    )
     try:
         spec = engine.spec
     finally:

@@ -101,3 +101,30 @@ def test_a_corrupt_bmodel_is_caught_by_its_hash(root: Path) -> None:
     (root / "a.bmodel").write_bytes(b"bmodeL")
     with pytest.raises(ModelDirError, match="is corrupt"):
         model_dir.bmodel_sha256(model_dir.load(root))
+
+
+def test_the_embedding_beside_the_bmodel_is_part_of_the_model(root: Path) -> None:
+    alone = model_dir.bmodel_sha256(model_dir.load(root))
+    (root / "embedding.bin").write_bytes(b"rows")
+    hashes = [hashlib.sha256(data).hexdigest() for data in (b"bmodel", b"rows")]
+    toml = f'[model]\nsha256 = "{hashes[0]}"\n'
+    (root / "tpuserve.toml").write_text(toml)
+    model = model_dir.load(root)
+    assert (model.embedding, model.sha256) == (root / "embedding.bin", None)
+    (root / "tpuserve.toml").write_text(f'{toml}embedding_sha256 = "{hashes[1]}"\n')
+    model = model_dir.load(root)
+    assert model_dir.bmodel_sha256(model) == model.sha256 != alone
+    (root / "embedding.bin").write_bytes(b"rots")
+    with pytest.raises(ModelDirError, match=r"embedding.bin is corrupt: its SHA-256 is"):
+        model_dir.bmodel_sha256(model)
+
+
+def test_the_vendors_converter_leaves_the_embedding_in_config(root: Path) -> None:
+    (root / "config" / "embedding.bin").write_bytes(b"rows")
+    assert model_dir.load(root).embedding == root / "config" / "embedding.bin"
+
+
+def test_an_embedding_that_the_table_knows_must_be_there(root: Path) -> None:
+    (root / "tpuserve.toml").write_text('[model]\nembedding_sha256 = "00"\n')
+    with pytest.raises(ModelDirError, match=r"embedding.bin does not exist"):
+        model_dir.load(root)

@@ -118,6 +118,8 @@ def _features(bmodel: Bmodel, prefill: Net, *, is_argmax: bool, variants: int) -
         found.add("decode-variants")
     if decode_rows(bmodel.net("block_cache_0")) > 1:
         found.add("batched-decode")
+    if bmodel.net("embedding") is None:
+        found.add("embedding-disk")
     if _history_net(bmodel) is not None:
         found.add("history")
     for net, feature in (

@@ -19,7 +19,7 @@ int rows_of_weight(const runtime::Bmodel& bmodel, const ModelNets& nets) {
 ModelNets discover_in(const runtime::Bmodel& bmodel, const std::string& path, PartRole role) {
   try {
     ModelNets nets = discover(bmodel.nets(), role);
-    if (role.first && nets.spec.embedding_rows == 0)
+    if (role.has_embedding_nets() && nets.spec.embedding_rows == 0)
       nets.spec.embedding_rows = rows_of_weight(bmodel, nets);
     return nets;
   } catch (const BmodelError& error) {

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "embedding_table.h"
+
 namespace tpuserve::engine {
 
 using runtime::MemoryRef;
@@ -64,7 +66,7 @@ Decode::Variant Decode::make_variant(const ModelNets& nets, std::size_t number) 
   const ShapeVariant& first = largest_decode(nets, 0);
   const DecodeShape shape = nets.spec.decode_variants[number];
   Variant variant{shape, std::nullopt, {}};
-  if (nets.role.first) {
+  if (nets.role.has_embedding_nets()) {
     const RowsNet& embedding = nets.decode_embedding;
     Step& step = variant.embedding.emplace(*embedding.net, *embedding.by_rows.at(shape.rows));
     // The ids have memory of their own: the net's is the same in every runtime of a chip, and the
@@ -125,6 +127,14 @@ void Decode::upload(const Variant& variant, const DecodeBatch& batch) {
   chip_.upload(first.inputs[port::kMask].memory, mask_.data(), mask_.size_bytes());
 }
 
+void Decode::look_up(MemoryRef target) {
+  const std::size_t state_bytes =
+      static_cast<std::size_t>(nets_.spec.hidden_size) * size_bytes(nets_.spec.dtype);
+  row_states_.resize(row_ids_.size() * state_bytes);
+  nets_.role.table->copy(row_ids_.data(), row_ids_.size(), state_bytes, row_states_.data());
+  chip_.upload(target, row_states_.data(), row_states_.size());
+}
+
 bool Decode::begin_images(const StepImages& images, const DecodeBatch& batch, int rows) {
   if (images.slots == nullptr) return false;
   image_rows_.assign(static_cast<std::size_t>(rows), {});
@@ -148,6 +158,8 @@ DecodeStates Decode::launch(const std::vector<KvRows>& slots, const DecodeBatch&
   if (variant.embedding.has_value()) {
     const Step& step = *variant.embedding;
     bmodel_.launch(*step.net, step.inputs, step.outputs);
+  } else if (nets_.role.table != nullptr) {
+    look_up(variant.layers.front().inputs[port::kStates].memory);
   } else {
     const Tensor& input = variant.layers.front().inputs[port::kStates];
     chip_.upload(input.memory, states->data(), states->size());

@@ -72,6 +72,8 @@ class Decode {
   Variant make_variant(const ModelNets& nets, std::size_t number) const;
   Variant& smallest_for(const DecodeBatch& batch);
   void upload(const Variant& variant, const DecodeBatch& batch);
+  // Of the row ids, by the table.
+  void look_up(runtime::MemoryRef target);
   // Whether a token of the step sees images.
   bool begin_images(const StepImages& images, const DecodeBatch& batch, int rows);
 
@@ -85,6 +87,7 @@ class Decode {
   std::vector<std::int32_t> row_ids_;
   std::vector<int> row_lengths_;
   std::vector<std::int32_t> positions_;
+  std::vector<std::uint8_t> row_states_;  // with a table
   std::vector<ImageRow> image_rows_;
 };
 

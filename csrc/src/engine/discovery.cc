@@ -63,13 +63,13 @@ class Discoverer {
 
   ModelNets run() {
     find_layers();
-    if (model_.role.first) {
+    if (model_.role.has_embedding_nets()) {
       find_embeddings();
     } else {
       read_states();
     }
     read_decode_nets(model_);
-    if (model_.role.first) require_decode_rows(model_.decode_embedding);
+    if (model_.role.has_embedding_nets()) require_decode_rows(model_.decode_embedding);
     read_prefill();
     read_history();
     read_cross_nets(model_);
@@ -156,7 +156,9 @@ class Discoverer {
   }
 
   void find_embeddings() {
-    const Net& net = require("embedding", "token ids to hidden states of a prompt");
+    const Net& net = require("embedding",
+                             "token ids to hidden states of a prompt; a bmodel without it has an "
+                             "embedding.bin beside it");
     const Net* cache = find("embedding_cache");
     model_.prefill_embedding = read_prefill_embedding(net);
     const Net* later = find("embedding_unshare");
@@ -169,7 +171,7 @@ class Discoverer {
     model_.decode_embedding = read_decode_embedding(cache != nullptr ? *cache : net);
   }
 
-  // What the embedding tells of a whole model, a later part's first layer tells.
+  // What embedding nets would tell, the first layer tells.
   void read_states() {
     const Net& net = *model_.layers[0].prefill;
     rows_of(net);
@@ -229,7 +231,7 @@ class Discoverer {
 
   void check_embedding(const Net& net, const EmbeddingNet& embedding) const {
     const int rows = rows_of(net);
-    if (!model_.role.first || rows <= embedding.rows) return;
+    if (!model_.role.has_embedding_nets() || rows <= embedding.rows) return;
     throw BmodelError("net " + embedding.net->name + ": expected a shape variant for the " +
                       std::to_string(rows) + " tokens of " + net.name + ", not " +
                       std::to_string(embedding.rows));
@@ -396,6 +398,7 @@ class Discoverer {
   void collect_features() {
     const ModelSpec& spec = model_.spec;
     if (spec.history()) features_.insert("history");
+    if (model_.role.table != nullptr) features_.insert("embedding-disk");
     if (scheme_ < kSchemes + kSharing) features_.insert("shared-prefix");
     if (spec.vision.has_value()) features_.insert("vision");
     if (spec.dynamic_prefill) features_.insert("dynamic-prefill");

@@ -3,11 +3,13 @@
 #include <algorithm>
 #include <functional>
 #include <map>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <utility>
 
 #include "chip_part.h"
+#include "embedding_table.h"
 #include "lanes.h"
 #include "link.h"
 #include "tpuserve/errors.h"
@@ -17,6 +19,7 @@ namespace tpuserve::engine {
 // What lives on the chips. Members are destroyed from the last to the first.
 struct Engine::Resident {
   std::shared_ptr<runtime::Library> library;
+  std::optional<EmbeddingTable> table;  // in place of embedding nets
   Lanes lanes;
   std::vector<std::unique_ptr<ChipPart>> parts;
   std::vector<Link> links;   // links[i]: from part i to part i + 1
@@ -119,8 +122,10 @@ Engine::Engine(std::shared_ptr<runtime::Library> library,
   check_chips(bmodels, chips);
   resident_ = std::make_unique<Resident>(std::move(library), chips.size());
   Resident& r = *resident_;
+  if (!options.embedding.empty()) r.table.emplace(options.embedding);
   r.lanes.run([&](std::size_t i) {
-    const PartRole role{i == 0, i + 1 == chips.size()};
+    const EmbeddingTable* table = i == 0 && r.table.has_value() ? &*r.table : nullptr;
+    const PartRole role{i == 0, i + 1 == chips.size(), table};
     r.parts[i] =
         std::make_unique<ChipPart>(*r.library, chips[i], bmodels[i], role, options.deterministic);
   });
@@ -130,6 +135,7 @@ Engine::Engine(std::shared_ptr<runtime::Library> library,
     nets_.insert(nets_.end(), part->all_nets().begin(), part->all_nets().end());
   }
   spec_ = join(nets);
+  if (r.table.has_value()) spec_.embedding_rows = r.table->rows_for(spec_);
   r.lengths.resize(static_cast<std::size_t>(slots_));
   r.contexts = contexts_for(slots_, spec_, *r.parts.front(), chips.size());
   r.lanes.run([&](std::size_t i) { r.parts[i]->add_contexts(r.contexts); });

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "embedding_table.h"
+
 namespace tpuserve::engine {
 
 using runtime::Bmodel;
@@ -77,7 +79,9 @@ MemoryRef Prefill::launch(Bmodel& bmodel, const ModelNets& nets, const KvRows& k
   const bool later = chunk.position > 0;
   Kind& kind = later ? *later_ : first_;
   const Launch launch{chunk.count, chunk.position, kind.dynamic ? chunk.count : kind.rows};
-  if (nets.role.first) {
+  if (nets.role.table != nullptr) {
+    look_up(*nets.role.table, chunk, launch.rows);
+  } else if (nets.role.first) {
     embed(bmodel, later ? nets.history_embedding : nets.prefill_embedding, chunk);
   } else {
     chip_.upload(states_a_.ref(), states_in->data(), states_in->size());
@@ -114,6 +118,15 @@ void Prefill::embed(Bmodel& bmodel, const EmbeddingNet& embedding, const Prefill
   Tensor states = output.tensor();
   states.memory = states_a_.ref();
   bmodel.launch(*embedding.net, {input.tensor()}, {states});
+}
+
+void Prefill::look_up(const EmbeddingTable& table, const PrefillChunk& chunk, int rows) {
+  // What is behind the chunk must still be numbers: any id's.
+  staging_.assign(static_cast<std::size_t>(rows), 0);
+  std::copy_n(chunk.ids, chunk.count, staging_.begin());
+  host_states_.resize(staging_.size() * state_bytes_);
+  table.copy(staging_.data(), staging_.size(), state_bytes_, host_states_.data());
+  chip_.upload(states_a_.ref(), host_states_.data(), host_states_.size());
 }
 
 void Prefill::upload_positions(const Port& port, const Launch& launch) {

@@ -73,6 +73,8 @@ class Prefill {
   };
 
   void embed(runtime::Bmodel& bmodel, const EmbeddingNet& embedding, const PrefillChunk& chunk);
+  // Hidden states of `rows` tokens by the table, as many as the launch computes.
+  void look_up(const EmbeddingTable& table, const PrefillChunk& chunk, int rows);
   void upload_positions(const runtime::Port& port, const Launch& launch);
   void upload_mask(Kind& kind, const Launch& launch);
   // Rows before a later chunk that its nets are given.
@@ -93,6 +95,7 @@ class Prefill {
   runtime::DeviceMemory states_b_;
   runtime::DeviceMemory positions_;
   std::vector<std::int32_t> staging_;
+  std::vector<std::uint8_t> host_states_;  // with a table
 };
 
 }  // namespace tpuserve::engine

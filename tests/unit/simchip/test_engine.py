@@ -23,8 +23,9 @@ ROOT = Path(__file__).resolve().parents[3]
 MODELS = sorted(
     [
         ROOT / "models/demo/demo_f16.bmodel",
-        # Nets for shared prefixes and for images are not simulated.
-        *ROOT.glob("tests/fixtures/models/[!cmps]*/*.bmodel"),
+        # Nets for shared prefixes, for images and for sampling are not simulated.
+        *ROOT.glob("tests/fixtures/models/[!cdmps]*/*.bmodel"),
+        *ROOT.glob("tests/fixtures/models/dynamic/*.bmodel"),
         *ROOT.glob("tests/fixtures/models/static/*.bmodel"),
     ]
 )

@@ -9,6 +9,8 @@
 
 namespace tpuserve::engine {
 
+class EmbeddingTable;
+
 // One shape variant of an embedding net: ids [1, rows] to hidden states [1, rows, hidden].
 struct EmbeddingNet {
   const runtime::Net* net = nullptr;
@@ -43,6 +45,10 @@ struct LayerNets {
 struct PartRole {
   bool first = true;
   bool last = true;
+  // Of a first part: takes the place of its embedding nets; null where those are used.
+  const EmbeddingTable* table = nullptr;
+
+  bool has_embedding_nets() const { return first && table == nullptr; }
 };
 
 // What the nets of one bmodel are. Pointers lead into the nets that were given to `discover`.
@@ -53,7 +59,7 @@ struct ModelNets {
   int first_layer = 0;             // the number in the names of layers[0]
   int prefill_rows = 0;            // tokens that the prefill nets were compiled for
   int history_rows = 0;            // those that the nets of later chunks were compiled for, or 0
-  EmbeddingNet prefill_embedding;  // of the first part only
+  EmbeddingNet prefill_embedding;  // where the role has such nets
   EmbeddingNet history_embedding;  // the same net unless there is one for later chunks
   RowsNet decode_embedding;        // as well: ids [rows, 1] to hidden states [rows, 1, hidden]
   std::vector<LayerNets> layers;

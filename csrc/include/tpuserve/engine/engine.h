@@ -31,10 +31,12 @@ struct WatchedStates {
 // How an engine is opened. `slots`: at most the rows of the decode nets for each chip, when those
 // are compiled for several sequences; else each slot is a context of its own. `deterministic`:
 // every decode step runs the largest shape variant of its nets, so that no bit of a result depends
-// on the other slots.
+// on the other slots. `embedding`: path of a file with the hidden states of all ids, [ids, hidden]
+// in the model's type, in place of embedding nets; empty without.
 struct EngineOptions {
   int slots = 1;
   bool deterministic = false;
+  std::string embedding = {};
 };
 
 // Synchronous and single-threaded by contract. Arguments out of range are std::invalid_argument and
