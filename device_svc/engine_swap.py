@@ -82,7 +82,12 @@ def exchange(
 
     Raises what `start` raises when no engine can be opened, with all closed.
     """
-    rows = [_Rows(kept.ids, kept.key, engine.save(kept.slot)) for kept in scheduler.kept_prefixes]
+    rows: list[_Rows] = []
+    if asked.keep_rows or not asked.alongside or _moves(asked.new, asked.old):
+        # For the new engine, or for one of the old model that takes the place of this one.
+        rows = [
+            _Rows(kept.ids, kept.key, engine.save(kept.slot)) for kept in scheduler.kept_prefixes
+        ]
     begun_s = time.monotonic()
     started: Started | None = None
     error: Exception | None = None
