@@ -29,11 +29,7 @@ _IMAGE_POSITION: Final = 3
 # Holds a template with a tool in small tokens.
 _CONTEXT: Final = 512
 _TEXT_LAYERS: Final = "language_model.model.layers."
-_BUILDS: Final = (
-    Build("f16", "image, history, chunks", "--history --chunk 64", served=True),
-    Build("w8f16", "image, history, batch 2", "--history --chunk 64 --batch 2"),
-    Build("w4f16", "image, history, chunks", "--history --chunk 32"),
-)
+_SERVED: Final = Build("f16", "image, history, chunks", "--history --chunk 64", served=True)
 # With images of 1 to 4 tiles, and with none.
 _TILES: Final = (
     Build("f16", "1 to 4 tiles, history, chunks", "--history --chunk 32"),
@@ -64,31 +60,27 @@ class Reference:
 
 
 def rows() -> Iterator[Row]:
-    for each in _BUILDS:
-        yield Row("mllama", each.quantize, each.features, partial(measure, each))
+    yield Row("mllama", _SERVED.quantize, _SERVED.features, measure_served)
     for each in _TILES:
         yield Row("mllama", each.quantize, each.features, partial(measure_tiles, each))
 
 
-def measure(wanted: Build, work: Path) -> Measured:
+def measure_served(work: Path) -> Measured:
     """Raises BuildError; errors of the engine and the services are passed on."""
     tiny = checkpoint.load()
     source = tiny.write(work / "checkpoint")
     for path in (build.FIXTURE / "config").iterdir():
         if path.name != "config.json":
             shutil.copyfile(path, source / path.name)
-    line = f"--seq {_CONTEXT} --quantize {wanted.quantize} {wanted.arguments}"
+    line = f"--seq {_CONTEXT} --quantize {_SERVED.quantize} {_SERVED.arguments}"
     model = compile_checkpoint(source, work / "model", line)
     rules = read_rules(model.config)
     assert rules
     image = _png()
     pixels = pixels_of(image, rules)
-    weights = _rounded(wanted, tiny.weights)
-    reference = Reference(tiny.config, weights, pixels.tiles, pixels.aspect_ratio_id)
+    reference = Reference(tiny.config, tiny.weights, pixels.tiles, pixels.aspect_ratio_id)
     vocab = tiny.config["text_config"]["vocab_size"]
     found = compare(model.bmodels, reference.logits, vocab, show=reference.show)
-    if not wanted.served:
-        return Measured(found.cosine, found.agreeing, found.positions)
     answered = serving.ask(Served.of(model), reference.logits, tools=True, image=image)
     answers = f"{answered.describe('question about an image')} (small tokenizer)"
     return Measured(found.cosine, found.agreeing, found.positions, answers, answered.problems)
