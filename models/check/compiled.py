@@ -5,10 +5,14 @@ from __future__ import annotations
 import contextlib
 import io
 from pathlib import Path
+from typing import Final
 
 from compiler.__main__ import main
 from tpuserve import model_dir
 from tpuserve.model_dir import ModelDir
+
+
+_INTERRUPTED: Final = 130
 
 
 class BuildError(RuntimeError):
@@ -21,6 +25,8 @@ def compile_checkpoint(source: Path, output: Path, arguments: str) -> ModelDir:
     line = [str(source), "-o", str(output), "--remove-kernel", *arguments.split()]
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
         status = main(line)
+    if status == _INTERRUPTED:
+        raise KeyboardInterrupt
     if status != 0:
         raise BuildError(printed.getvalue())
     return model_dir.load(output)
