@@ -46,6 +46,10 @@ std::vector<std::int32_t> reference(const Row& row, const SamplingParams& params
   return tokens(sorted);
 }
 
+std::vector<Candidate> filtered(const Row& row, const SamplingParams& params) {
+  return filter(row.data(), row.size(), *std::max_element(row.begin(), row.end()), params);
+}
+
 Row random_row(std::size_t count, unsigned seed, float spread) {
   std::mt19937 random(seed);
   std::normal_distribution<float> normal(0, spread);
@@ -87,7 +91,7 @@ TEST(CandidatesTest, FiltersFollowTheirDefinition) {
         params.top_p = c.top_p;
         params.min_p = c.min_p;
         params.temperature = c.temperature;
-        std::vector<Candidate> kept = filter(row.data(), row.size(), params);
+        std::vector<Candidate> kept = filtered(row, params);
         EXPECT_TRUE(std::is_sorted(
             kept.begin(), kept.end(),
             [](const Candidate& a, const Candidate& b) { return a.token < b.token; }));
@@ -111,8 +115,7 @@ TEST(CandidatesTest, TopPKeepsTheFewestThatReachTheShare) {
   for (const auto& [share, kept] :
        {std::pair{0.49, 1}, {0.51, 2}, {0.74, 2}, {0.76, 3}, {0.99, 4}}) {
     params.top_p = share;
-    EXPECT_EQ(filter(row.data(), row.size(), params).size(), static_cast<std::size_t>(kept))
-        << share;
+    EXPECT_EQ(filtered(row, params).size(), static_cast<std::size_t>(kept)) << share;
   }
 }
 
@@ -120,7 +123,7 @@ TEST(CandidatesTest, ANucleusOfEqualsTakesTheLowestIds) {
   const Row row(1000, 2.5F);
   SamplingParams params;
   params.top_p = 0.2495;
-  const auto kept = tokens(filter(row.data(), row.size(), params));
+  const auto kept = tokens(filtered(row, params));
   ASSERT_EQ(kept.size(), 250U);
   EXPECT_EQ(kept.back(), 249);
 }
@@ -131,7 +134,7 @@ TEST(CandidatesTest, SomethingIsAlwaysLeft) {
   params.top_p = 1e-12;
   params.min_p = 1;
   params.top_k = 1;
-  EXPECT_EQ(tokens(filter(row.data(), row.size(), params)), (std::vector<std::int32_t>{1}));
+  EXPECT_EQ(tokens(filtered(row, params)), (std::vector<std::int32_t>{1}));
 }
 
 }  // namespace

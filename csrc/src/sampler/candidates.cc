@@ -139,9 +139,8 @@ Candidates best_of(const float* row, std::size_t count, std::size_t k) {
   return best;
 }
 
-Candidates filter(const float* row, std::size_t count, const SamplingParams& params) {
+Candidates filter(const float* row, std::size_t count, float top, const SamplingParams& params) {
   const float scale = scale_of(params.temperature);
-  const float top = highest(row, count);
   // min-p as a limit on logits: p >= m * p_best  <=>  (l - top) / T >= ln m.
   const double reach = params.min_p > 0 ? std::log(params.min_p) * params.temperature : 0;
   const float lowest = params.min_p > 0 ? top + static_cast<float>(reach) : -INFINITY;

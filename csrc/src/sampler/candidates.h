@@ -22,7 +22,8 @@ inline bool better(const Candidate& a, const Candidate& b) {
 std::vector<Candidate> best_of(const float* row, std::size_t count, std::size_t k);
 
 // The tokens that top-k, top-p and min-p leave, in the order of ids; never none. At least one of
-// the filters is on.
-std::vector<Candidate> filter(const float* row, std::size_t count, const SamplingParams& params);
+// the filters is on. `top` is the highest logit.
+std::vector<Candidate> filter(const float* row, std::size_t count, float top,
+                              const SamplingParams& params);
 
 }  // namespace tpuserve::sampler

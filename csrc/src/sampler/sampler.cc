@@ -65,14 +65,10 @@ void apply_mask(const std::uint32_t* words, float* logits, std::size_t count) {
   }
 }
 
-std::int32_t argmax(const float* row, std::size_t count) {
-  return static_cast<std::int32_t>(index_of(row, count, highest(row, count)));
-}
-
 // The token at `share` of the row's probability, counted in the order of ids.
-std::int32_t draw_unfiltered(const float* row, std::size_t count, double temperature,
+std::int32_t draw_unfiltered(const float* row, std::size_t count, float top, double temperature,
                              double share) {
-  const Weights weights(row, count, highest(row, count), scale_of(temperature));
+  const Weights weights(row, count, top, scale_of(temperature));
   return static_cast<std::int32_t>(weights.index_at(share * weights.sum()));
 }
 
@@ -82,12 +78,12 @@ std::int32_t draw_candidate(const std::vector<Candidate>& candidates, double tem
   std::vector<float> logits;
   logits.reserve(candidates.size());
   for (const Candidate& candidate : candidates) logits.push_back(candidate.logit);
-  const auto drawn = draw_unfiltered(logits.data(), logits.size(), temperature, share);
+  const float top = highest(logits.data(), logits.size());
+  const auto drawn = draw_unfiltered(logits.data(), logits.size(), top, temperature, share);
   return candidates[static_cast<std::size_t>(drawn)].token;
 }
 
-void report_logprobs(const float* row, std::size_t count, int best, Sampled& sampled) {
-  const float top = highest(row, count);
+void report_logprobs(const float* row, std::size_t count, float top, int best, Sampled& sampled) {
   const double log_sum = std::log(Weights(row, count, top, 1.0F).sum());
   const auto logprob = [&](float logit) {
     return static_cast<float>(static_cast<double>(logit - top) - log_sum);
@@ -194,17 +190,21 @@ Sampled Sampler::draw(const float* row, TokenMask mask) {
     return none;
   }
 
+  const float top = highest(logits, count);
   Sampled sampled;
   if (params_.temperature == 0) {
-    sampled.token = argmax(logits, count);
+    sampled.token = static_cast<std::int32_t>(index_of(logits, count, top));
   } else {
     const double share = uniform(params_.seed, generated_);
     const bool filtered = params_.top_k > 0 || params_.top_p < 1 || params_.min_p > 0;
-    sampled.token = filtered
-                        ? draw_candidate(filter(logits, count, params_), params_.temperature, share)
-                        : draw_unfiltered(logits, count, params_.temperature, share);
+    sampled.token =
+        filtered ? draw_candidate(filter(logits, count, top, params_), params_.temperature, share)
+                 : draw_unfiltered(logits, count, top, params_.temperature, share);
   }
-  if (params_.logprobs >= 0) report_logprobs(row, count, params_.logprobs, sampled);
+  if (params_.logprobs >= 0) {
+    const float row_top = logits == row ? top : highest(row, count);
+    report_logprobs(row, count, row_top, params_.logprobs, sampled);
+  }
   accept(sampled.token);
   return sampled;
 }

@@ -11,7 +11,7 @@
 // tokens would depend on the machine; the build forbids fused multiply-adds for that reason.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && \
     !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-#define TPUSERVE_WIDE __attribute__((target_clones("arch=x86-64-v4", "avx2", "default")))
+#define TPUSERVE_WIDE __attribute__((target_clones("avx512f", "avx2", "default")))
 #else
 #define TPUSERVE_WIDE
 #endif
