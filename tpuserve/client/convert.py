@@ -70,6 +70,7 @@ def chat_request(
             logprobs=_logprobs(options.logprobs),
             priority=_priority(options.priority),
             n=options.n,
+            prefix_key=options.prefix_key,
             tools=[_tool(tool) for tool in options.tools],
             tool_choice=_tool_choice(options.tool_choice),
             parallel_tool_calls=options.parallel_tool_calls,
@@ -90,6 +91,7 @@ def generate_request(prompt: Prompt, options: types.Options) -> generation_pb2.G
             logprobs=_logprobs(options.logprobs),
             priority=_priority(options.priority),
             n=options.n,
+            prefix_key=options.prefix_key,
             output_format=_output_format(options.output_format),
         )
         if isinstance(prompt, str):

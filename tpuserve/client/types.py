@@ -74,8 +74,9 @@ class Options:
 
     model: may be empty when the server has one. temperature: 0 is greedy. seed: same seed, same
     tokens. stop: texts that end the answer and are not part of it. logprobs: number of best tokens
-    beside the chosen one, None for no logprobs. n: completions to draw. output_format: what the
-    answer must look like. timeout_s: the deadline.
+    beside the chosen one, None for no logprobs. n: completions to draw. prefix_key: one for all
+    requests whose prompts begin alike, so that the beginning stays resident. output_format: what
+    the answer must look like. timeout_s: the deadline.
     Chats only: tools and the choice among them; thinking turns it on or off, where the model can.
     """
 
@@ -102,6 +103,7 @@ class Options:
     tool_choice: ToolMode | NamedFunction | None = None
     parallel_tool_calls: bool | None = None
     thinking: bool | None = None
+    prefix_key: str | None = None
     output_format: OutputFormat | None = None
     timeout_s: float | None = None
 

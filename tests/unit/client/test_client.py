@@ -100,6 +100,7 @@ def test_sends_every_option(client: Client, gateway: FakeGateway) -> None:
         logprobs=0,
         n=2,
         priority=Priority.BULK,
+        prefix_key="k",
         output_format=OutputFormat(FormatKind.CHOICE, choices=("a", "b")),
     )
     chat_options = replace(
@@ -133,6 +134,7 @@ def test_sends_every_option(client: Client, gateway: FakeGateway) -> None:
         "logprobs": generation_pb2.LogprobParams(top=0),
         "n": 2,
         "priority": generation_pb2.PRIORITY_BULK,
+        "prefix_key": "k",
         "output_format": output_pb2.OutputFormat(
             choice=output_pb2.OutputFormat.Choice(texts=["a", "b"])
         ),
