@@ -11,7 +11,6 @@ from compiler.__main__ import main
 from tpuserve import model_dir
 from tpuserve.model_dir import ModelDir
 
-
 _INTERRUPTED: Final = 130
 
 
