@@ -52,6 +52,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         help="embedding table as a file beside the bmodel, looked up by the host",
     )
     add("--num-device", type=int, default=1, help="chips to spread the layers over, 1 to 8")
+    add("--tensor-parallel", type=int, default=1, help="chips that share each layer: 1, 2 or 4")
     add("--chip", choices=("bm1684x",), default="bm1684x")
     add("--images", type=int, default=1, help="how many a sequence can have, for vision models")
     add("--share-length", type=int, default=0, help="longest shared prefix that is prefilled once")
@@ -106,6 +107,7 @@ def options_of(args: argparse.Namespace) -> Options:
         mask_input=args.mask_input,
         positions_tokens=args.positions,
         chips=args.num_device,
+        sharing=args.tensor_parallel,
     )
 
 
@@ -130,6 +132,7 @@ def compile_model(args: argparse.Namespace) -> None:
         slots=args.slots or default_slots(options),
         shared_config=args.shared_config,
         chips=options.chips,
+        sharing=options.sharing,
     )
     work = Path(tempfile.mkdtemp(prefix="tpuserve-compile-"))
     progress = Progress(work / "events.jsonl", sys.stderr)

@@ -15,9 +15,12 @@ from compiler.environment import Environment
 from compiler.errors import CompileError
 from compiler.group_size import check_group_size
 from compiler.progress import Progress
+from compiler.tensor_parallel.check import check_shape, check_split
 
+SHARED_QUANTIZATIONS = ("f16", "w4f16")
 QUANTIZATIONS = ("f16", "bf16", "w8f16", "w8bf16", "w4f16", "w4bf16")
 _BATCHED_DRIVER = Path(__file__).resolve().parent / "batched" / "driver.py"
+_SHARED_DRIVER = Path(__file__).resolve().parent / "tensor_parallel" / "driver.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,7 @@ class Options:
     positions_tokens: rows of the rotary tables, at least seq; 0 for seq. Bmodels of one checkpoint
         and one number here have equal weights, so that a chip holds these once.
     chips: bmodels to spread the layers over, one for each chip of a group.
+    sharing: chips that compute each layer together.
     """
 
     seq_tokens: int
@@ -68,6 +72,7 @@ class Options:
     mask_input: bool = False
     positions_tokens: int = 0
     chips: int = 1
+    sharing: int = 1
 
     def check(self) -> None:
         """Raises CompileError for what the converter refuses, or accepts and gets wrong."""
@@ -91,12 +96,37 @@ class Options:
             )
         if not 1 <= self.chips <= MAX_CHIPS:
             raise CompileError(f"num-device is {self.chips}, must be 1 to {MAX_CHIPS}")
+        self._check_sharing()
         if self.argmax_head and self.sample_head:
             raise CompileError("a sampling net needs logits: it does not go with an argmax head")
         if self.images < 1:
             raise CompileError(f"images is {self.images}, must be at least 1")
         self._check_batch()
         self._check_share()
+
+    def _check_sharing(self) -> None:
+        if self.sharing == 1:
+            return
+        if self.sharing not in (2, 4):
+            raise CompileError(f"tensor-parallel is {self.sharing}, must be 1, 2 or 4")
+        if self.quantize not in SHARED_QUANTIZATIONS:
+            raise CompileError(
+                f"tensor-parallel goes with {' and '.join(SHARED_QUANTIZATIONS)}, not with "
+                f"{self.quantize}"
+            )
+        plain = Options(
+            self.seq_tokens,
+            self.quantize,
+            self.group_size,
+            dynamic=self.dynamic,
+            max_input_tokens=self.max_input_tokens,
+            keep_kernel=self.keep_kernel,
+            sharing=self.sharing,
+        )
+        if self != plain:
+            raise CompileError(
+                "tensor-parallel goes with seq, max-input, dynamic, quantize and group-size alone"
+            )
 
     def _check_batch(self) -> None:
         if not 1 <= self.batch <= MAX_SLOTS:
@@ -186,6 +216,7 @@ class Options:
             "dynamic": self.dynamic,
             "argmax": self.argmax_head,
             "images": self.images,
+            "sharing": self.sharing,
             "embedding_disk": self.embedding_disk,
             "variants": [[variant.rows, variant.length_tokens] for variant in variants],
             "share": self._share_plan(),
@@ -234,11 +265,17 @@ def convert(
         raise CompileError(
             f"share-length and positions are not there for {checkpoint.config['model_type']}"
         )
+    if options.sharing > 1:
+        if checkpoint.driver:
+            raise CompileError(f"no tensor-parallel for {checkpoint.config['model_type']}")
+        check_shape(checkpoint.config, options.quantize, options.sharing)
     log = work / "compile.log"
     staged, output = work / "checkpoint", work / "nets"
     config = checkpoint.stage(staged, options.quantize)
     check_group_size(config, options.quantize, options.group_size)
     driver = checkpoint.driver or (_BATCHED_DRIVER if options.own_nets else None)
+    if options.sharing > 1:
+        driver = _SHARED_DRIVER
     if driver:
         job = work / "job.json"
         job.write_text(json.dumps(options.batched_job(staged, output)), encoding="utf-8")
@@ -254,6 +291,8 @@ def convert(
         nets = [path for path in nets if path.stem != "sample_head"]
     if not nets:
         raise CompileError(f"the converter left no nets; its output is in {log}")
+    if options.sharing > 1:
+        check_split(output, options.sharing)
     bmodels = []
     for chip, group in enumerate(chips.group([NetFile.read(path) for path in nets], options.chips)):
         bmodel = work / f"combined{chip}.bmodel"

@@ -21,6 +21,7 @@ class Layout:
     is written.
     slots: resident sequences that device_svc holds by default.
     chips: bmodels; of several, each has its chip's place in the group in its file name.
+    sharing: chips that run a bmodel together.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Layout:
     slots: int
     shared_config: str | None = None
     chips: int = 1
+    sharing: int = 1
 
     @property
     def bmodel_names(self) -> list[str]:
@@ -58,7 +60,7 @@ def write_model_directory(
         table.unlink(missing_ok=True)
     if layout.shared_config is None:
         _copy_config(directory / "config", checkpoint)
-    entries = {
+    entries: dict[str, object] = {
         "name": layout.name,
         "bmodel": _one_or_list(layout.bmodel_names),
         "config": layout.shared_config or "config",
@@ -67,6 +69,8 @@ def write_model_directory(
     }
     if embedding:
         entries["embedding_sha256"] = _sha256(table)
+    if layout.sharing > 1:
+        entries["chips_per_layer"] = layout.sharing
     # JSON strings, integers and lists of them are also TOML.
     lines = [f"{key} = {json.dumps(value)}" for key, value in entries.items()]
     text = "\n".join(["[model]", *lines, ""])

@@ -35,7 +35,7 @@ from tpuserve.adapter import Adapter, AdapterError
 from tpuserve.bmodel import MemoryBudget
 
 _INT_MAX: Final = 2**31 - 1
-# With m groups of slots in a step, each of n chips works m of m + n - 1 turns.
+# With m groups of slots in a step, each of n parts works m of m + n - 1 turns.
 _GROUPS_PER_CHIP: Final = 4
 # The emulator reports no size; its own variable for one is hexadecimal.
 _EMULATOR_MEMORY: Final = "0x100000000"
@@ -103,6 +103,7 @@ class CoreEngine:
         if embedding is not None:
             _check_rows(embedding, self._core.spec, vocab_size)
         self._deterministic = deterministic
+        self._parts = len(bmodels)
         self._shape = _shape_of(self._core.spec, vocab_size)
         # Of each slot: digests of the images that it has looked at, and how many it shows.
         self._encoded: list[list[str]] = [[] for _ in range(slots)]
@@ -122,9 +123,8 @@ class CoreEngine:
 
     @property
     def decode_rows(self) -> int:
-        chips = len(self._core.busy_s)
-        # One chip gains nothing from a second group in a step, and tokens would come later.
-        groups = 1 if chips == 1 else min(self._core.groups, _GROUPS_PER_CHIP * chips)
+        # One part gains nothing from a second group in a step, and tokens would come later.
+        groups = 1 if self._parts == 1 else min(self._core.groups, _GROUPS_PER_CHIP * self._parts)
         return self._core.spec.decode_rows * groups
 
     @property

@@ -45,16 +45,24 @@ def plan_model(directory: Path, options: LoadOptions) -> ModelPlan:
     if adapter is not None:
         # Another model to those who resume requests elsewhere.
         sha256 = model_dir.joined_sha256((sha256, adapter.sha256))
-    memories = tuple(bmodel.memory_budget(part.nets) for part in parts)
-    group = _group(options.chips, len(parts))
-    slots = options.slots or model.slots or _default_slots(memories[0].context_slots, len(group))
+    # One for each chip: chips that share layers have equal parts of them.
+    sharing = model.chips_per_layer
+    memories = tuple(
+        bmodel.memory_budget(part.nets).shared(sharing) for part in parts for _ in range(sharing)
+    )
+    group = _group(options.chips, model.chips)
+    slots = options.slots or model.slots or _default_slots(memories[0].context_slots, len(parts))
     return ModelPlan(
         name=model.name,
         sha256=sha256,
         chips=group,
         slots=slots,
         memories=memories,
-        weights=tuple(bmodel.weight_blocks(part.nets) for part in parts),
+        weights=tuple(
+            {sha256: size // sharing for sha256, size in bmodel.weight_blocks(part.nets).items()}
+            for part in parts
+            for _ in range(sharing)
+        ),
         images=read_rules(model.config),
         # With an adapter the bmodel does not tell what the rows are.
         kv=None if adapter else bmodel.kv_identity(bmodel.joined([part.nets for part in parts])),

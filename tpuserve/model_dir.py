@@ -17,7 +17,8 @@ my-model/
     adapter = "adapter"        directory of a LoRA adapter, for a bmodel that takes one
 
 A model that was compiled for several chips has lists: bmodel = ["m.chip0.bmodel", "m.chip1.bmodel"]
-in the order of its layers, and as many sha256.
+in the order of its layers, and as many sha256. One that was compiled for chips which share each
+layer says so: chips_per_layer = 2.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ _KEYS: Final[dict[str, tuple[type, ...]]] = {
     "bmodel": (str, list),
     "config": (str,),
     "slots": (int,),
+    "chips_per_layer": (int,),
     "sha256": (str, list),
     "embedding_sha256": (str,),
     "tool_parser": (str,),
@@ -68,11 +70,17 @@ class ModelDir:
     config: Path
     slots: int | None
     sha256s: tuple[str, ...] = ()
+    chips_per_layer: int = 1
     embedding: Path | None = None
     embedding_sha256: str | None = None
     tool_parser: str | None = None
     reasoning_parser: str | None = None
     adapter: Path | None = None
+
+    @property
+    def chips(self) -> int:
+        """Chips of a group."""
+        return len(self.bmodels) * self.chips_per_layer
 
     @property
     def bmodel(self) -> Path:
@@ -121,6 +129,7 @@ def load(path: Path | str) -> ModelDir:
         sha256s=sha256s,
         embedding=_embedding(root, config, table),
         embedding_sha256=table.get("embedding_sha256"),
+        chips_per_layer=max(1, table.get("chips_per_layer", 1)),
         tool_parser=table.get("tool_parser"),
         reasoning_parser=table.get("reasoning_parser"),
         adapter=root / table["adapter"] if "adapter" in table else None,

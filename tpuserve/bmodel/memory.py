@@ -11,7 +11,7 @@ scratch and io; instructions are an upper bound, since the runtime loads equal o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tpuserve.bmodel.language import decode_rows, first_decode
 from tpuserve.bmodel.model import Bmodel
@@ -35,6 +35,15 @@ class MemoryBudget:
     @property
     def context_bytes(self) -> int:
         return self.context_instruction_bytes + self.context_io_bytes
+
+    def shared(self, chips: int) -> MemoryBudget:
+        """Of each of several chips that share every layer equally."""
+        return replace(
+            self,
+            weights_bytes=-(-self.weights_bytes // chips),
+            context_instruction_bytes=-(-self.context_instruction_bytes // chips),
+            context_io_bytes=-(-self.context_io_bytes // chips),
+        )
 
     def total_bytes(self, slots: int) -> int:
         contexts = -(-slots // self.context_slots)

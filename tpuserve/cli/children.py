@@ -52,7 +52,7 @@ def load_models(
                 f"{same.model.path} and {model.path} are both called {model.name}: clients choose "
                 "by name, which tpuserve.toml gives"
             )
-        groups = chips.groups(devices[number] if devices else None, len(model.bmodels))
+        groups = chips.groups(devices[number] if devices else None, model.chips)
         served.append(ServedModel(model, tuple(groups)))
     return tuple(served)
 

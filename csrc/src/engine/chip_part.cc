@@ -43,12 +43,12 @@ StepImages step_images(Context& context) {
 
 }  // namespace
 
-ChipPart::ChipPart(const runtime::Library& library, int chip, runtime::BmodelSource source,
-                   PartRole role, bool deterministic)
+ChipPart::ChipPart(const runtime::Library& library, const std::vector<int>& chips,
+                   runtime::BmodelSource source, PartRole role, bool deterministic)
     : source_(std::move(source)),
       role_(role),
       deterministic_(deterministic),
-      chip_(runtime::Chip::open(library, chip)) {
+      chip_(runtime::Chip::open(library, chips)) {
   add_contexts(1);
   prefill_ = std::make_unique<Prefill>(*chip_, nets());
   if (nets().spec.vision.has_value()) vision_ = std::make_unique<Vision>(*chip_, nets());

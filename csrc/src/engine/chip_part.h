@@ -37,19 +37,22 @@ struct Neighbours {
   Link* behind;
 };
 
-// A range of a model's layers on one chip: its bmodel, its contexts and the KV rows of its layers.
+// A range of a model's layers on one chip, or on several that share each layer: its bmodel, its
+// contexts and the KV rows of its layers.
 // All calls come from one thread, the constructor's and the destructor's sync() included.
 class ChipPart {
  public:
-  ChipPart(const runtime::Library& library, int chip, runtime::BmodelSource source, PartRole role,
-           bool deterministic);
+  ChipPart(const runtime::Library& library, const std::vector<int>& chips,
+           runtime::BmodelSource source, PartRole role, bool deterministic);
   ChipPart(const ChipPart&) = delete;
   ChipPart& operator=(const ChipPart&) = delete;
 
   const std::string& name() const { return source_.name; }
   const ModelNets& nets() const { return contexts_.front()->nets; }
   const std::vector<runtime::Net>& all_nets() const { return contexts_.front()->bmodel.nets(); }
-  std::size_t row_bytes() const { return contexts_.front()->slots.front().row_bytes(); }
+  std::size_t chips() const { return chip_->count(); }
+  // Of a saved row, in one layer, of K or of V alone.
+  std::size_t row_bytes() const { return chips() * contexts_.front()->slots.front().row_bytes(); }
   std::uint64_t launches() const;
   // Seconds in which the chip had work: from hidden states or ids to the results or the next chip.
   double busy_s() const { return std::chrono::duration<double>(busy_).count(); }

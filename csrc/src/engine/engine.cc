@@ -88,16 +88,30 @@ std::string counted(std::size_t count, const char* what) {
   return std::to_string(count) + " " + what + (count == 1 ? "" : "s");
 }
 
-void check_chips(const std::vector<runtime::BmodelSource>& bmodels, const std::vector<int>& chips) {
-  if (bmodels.empty() || bmodels.size() != chips.size()) {
+// The chips of each part.
+std::vector<std::vector<int>> chips_of_parts(const std::vector<runtime::BmodelSource>& bmodels,
+                                             const std::vector<int>& chips) {
+  std::vector<std::vector<int>> parts;
+  std::size_t needed = 0;
+  for (const runtime::BmodelSource& bmodel : bmodels) {
+    const std::size_t count = runtime::chips_of_bmodel(bmodel);
+    parts.emplace_back();
+    for (std::size_t i = needed; i < std::min(needed + count, chips.size()); ++i) {
+      parts.back().push_back(chips[i]);
+    }
+    needed += count;
+  }
+  if (bmodels.empty() || needed != chips.size()) {
     refuse(counted(chips.size(), "chip") + " given: a model of " + counted(bmodels.size(), "part") +
-           " runs on exactly as many chips");
+           " runs on exactly " +
+           (needed == bmodels.size() ? std::string("as many chips") : counted(needed, "chip")));
   }
   for (auto chip = chips.begin(); chip != chips.end(); ++chip) {
     if (std::find(chips.begin(), chip, *chip) != chip) {
       refuse("chip " + std::to_string(*chip) + " is given twice");
     }
   }
+  return parts;
 }
 
 // Nets for one sequence get a context for each slot. A batch keeps the KV of all of its slots in
@@ -119,15 +133,15 @@ Engine::Engine(std::shared_ptr<runtime::Library> library,
                const EngineOptions& options)
     : slots_(options.slots) {
   if (slots_ < 1) refuse("slots = " + std::to_string(slots_) + ": expected at least 1");
-  check_chips(bmodels, chips);
-  resident_ = std::make_unique<Resident>(std::move(library), chips.size());
+  const std::vector<std::vector<int>> places = chips_of_parts(bmodels, chips);
+  resident_ = std::make_unique<Resident>(std::move(library), places.size());
   Resident& r = *resident_;
   if (!options.embedding.empty()) r.table.emplace(options.embedding);
   r.lanes.run([&](std::size_t i) {
     const EmbeddingTable* table = i == 0 && r.table.has_value() ? &*r.table : nullptr;
-    const PartRole role{i == 0, i + 1 == chips.size(), table};
+    const PartRole role{i == 0, i + 1 == places.size(), table};
     r.parts[i] =
-        std::make_unique<ChipPart>(*r.library, chips[i], bmodels[i], role, options.deterministic);
+        std::make_unique<ChipPart>(*r.library, places[i], bmodels[i], role, options.deterministic);
   });
   std::vector<const ModelNets*> nets;
   for (const auto& part : r.parts) {
@@ -136,8 +150,12 @@ Engine::Engine(std::shared_ptr<runtime::Library> library,
   }
   spec_ = join(nets);
   if (r.table.has_value()) spec_.embedding_rows = r.table->rows_for(spec_);
+  // Where chips share a layer, the nets of each tell of its own heads.
+  const auto sharing = static_cast<int>(r.parts.front()->chips());
+  spec_.kv_heads *= sharing;
+  spec_.kv_bytes_per_slot *= static_cast<std::uint64_t>(sharing);
   r.lengths.resize(static_cast<std::size_t>(slots_));
-  r.contexts = contexts_for(slots_, spec_, *r.parts.front(), chips.size());
+  r.contexts = contexts_for(slots_, spec_, *r.parts.front(), places.size());
   r.lanes.run([&](std::size_t i) { r.parts[i]->add_contexts(r.contexts); });
 }
 
@@ -160,7 +178,9 @@ int Engine::groups() const { return static_cast<int>(resident().contexts); }
 
 std::vector<double> Engine::busy_s() const {
   std::vector<double> result;
-  for (const auto& part : resident().parts) result.push_back(part->busy_s());
+  for (const auto& part : resident().parts) {
+    result.insert(result.end(), part->chips(), part->busy_s());
+  }
   return result;
 }
 

@@ -32,8 +32,8 @@ ImageSlot::ImageSlot(const ModelNets& nets, runtime::Chip& chip, std::size_t slo
 void ImageSlot::wipe(runtime::Chip& chip) {
   forget_from(0);
   // What is hidden still counts as 0 × value: NaN left in memory would spread.
-  for (const runtime::MemoryRef memory : k_) chip.zero(memory);
-  for (const runtime::MemoryRef memory : v_) chip.zero(memory);
+  for (const runtime::MemoryRef& memory : k_) chip.zero(memory);
+  for (const runtime::MemoryRef& memory : v_) chip.zero(memory);
 }
 
 runtime::MemoryRef ImageSlot::of_image(runtime::MemoryRef memory, std::size_t image,

@@ -39,8 +39,10 @@ void KvRows::save(runtime::Chip& chip, std::uint8_t* target, int rows) const {
   const std::size_t bytes = static_cast<std::size_t>(rows) * row_bytes_;
   for (std::size_t layer = 0; layer < layers(); ++layer) {
     for (const runtime::MemoryRef& memory : {k(layer, 0, rows), v(layer, 0, rows)}) {
-      chip.download(target, memory, bytes);
-      target += bytes;
+      for (std::size_t place = 0; place < chip.count(); ++place) {
+        chip.download(target, memory, bytes, place);
+        target += bytes;
+      }
     }
   }
 }
@@ -50,8 +52,10 @@ void KvRows::restore(runtime::Chip& chip, const std::uint8_t* source, int rows,
   const std::size_t bytes = static_cast<std::size_t>(rows) * row_bytes_;
   for (std::size_t layer = 0; layer < layers(); ++layer) {
     for (const runtime::MemoryRef& memory : {k(layer, 0, rows), v(layer, 0, rows)}) {
-      chip.upload(memory, source, bytes);
-      source += stride * row_bytes_;
+      for (std::size_t place = 0; place < chip.count(); ++place) {
+        chip.upload_to(place, memory, source, bytes);
+        source += stride * row_bytes_;
+      }
     }
   }
 }

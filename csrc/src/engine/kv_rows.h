@@ -17,6 +17,7 @@ class KvRows {
   KvRows(const ModelNets& nets, runtime::Chip& chip, std::size_t slot);
 
   int capacity() const { return capacity_; }
+  // On each chip: where several share a layer, each has some of the heads.
   std::size_t row_bytes() const { return row_bytes_; }
   std::size_t layers() const { return k_.size(); }
 
@@ -32,8 +33,8 @@ class KvRows {
   // Copies rows [0, rows) of another slot on the same chip.
   void copy_prefix(runtime::Chip& chip, const KvRows& source, int rows);
 
-  // Rows [0, rows) to and from host memory, where each layer has its k and then its v of `stride`
-  // rows. Saving waits for the launches before it.
+  // Rows [0, rows) to and from host memory, where each layer has its k and then its v, and these
+  // for each chip `stride` rows. Saving waits for the launches before it.
   void save(runtime::Chip& chip, std::uint8_t* target, int rows) const;
   void restore(runtime::Chip& chip, const std::uint8_t* source, int rows, std::size_t stride);
 

@@ -1,11 +1,13 @@
 #include "tpuserve/runtime/bmodel.h"
 
+#include <algorithm>
 #include <exception>
 #include <functional>
 
 #include "bmodel_file.h"
 #include "convert.h"
 #include "decryption.h"
+#include "emulator_devices.h"
 #include "symbols.h"
 #include "tpuserve/errors.h"
 
@@ -13,14 +15,41 @@ namespace tpuserve::runtime {
 
 namespace {
 
-std::vector<Port> read_ports(int count, const char* const* names, const int* dtypes,
+// The inputs or the outputs of a net. Those of several chips follow each other, the same ones for
+// each; they become one list.
+struct PortArrays {
+  int count;
+  const char* const* names;
+  const int* dtypes;
+  const int* places;
+};
+
+std::size_t chips_of(const PortArrays& arrays) {
+  int highest = 0;
+  for (int i = 0; arrays.places != nullptr && i < arrays.count; ++i) {
+    highest = std::max(highest, arrays.places[i]);
+  }
+  return static_cast<std::size_t>(highest) + 1;
+}
+
+std::vector<Port> read_ports(const PortArrays& arrays, std::size_t chips, const char* net,
                              const abi::Shape* shapes, const abi::Memory* memories) {
   std::vector<Port> ports;
-  ports.reserve(static_cast<std::size_t>(count));
-  for (int i = 0; i < count; ++i) {
+  const int per_chip = arrays.count / static_cast<int>(chips);
+  for (int i = 0; i < arrays.count; ++i) {
+    const int place = i / per_chip;
+    if (chips > 1 && arrays.places[i] != place) {
+      throw BmodelError("net " + std::string(net) + ": expected equal inputs and outputs on its " +
+                        std::to_string(chips) + " chips");
+    }
+    if (place > 0) {
+      Port& port = ports[static_cast<std::size_t>(i % per_chip)];
+      port.memory.others[static_cast<std::size_t>(place - 1)] = memories[i].address;
+      continue;
+    }
     Port port;
-    port.name = names[i];
-    port.dtype = static_cast<DType>(dtypes[i]);
+    port.name = arrays.names[i];
+    port.dtype = static_cast<DType>(arrays.dtypes[i]);
     port.shape = from_abi(shapes[i]);
     port.memory = from_abi(memories[i]);
     ports.push_back(std::move(port));
@@ -28,24 +57,31 @@ std::vector<Port> read_ports(int count, const char* const* names, const int* dty
   return ports;
 }
 
-Net read_net(const abi::NetInfo& info) {
+Net read_net(const abi::NetInfo& info, std::size_t chips) {
   Net net;
   net.name = info.name;
   net.dynamic = info.is_dynamic;
   net.io_alone = info.addr_mode == abi::kAddrModeIoAlone;
+  // Older runtimes end before these members.
+  const bool several = chips > 1;
+  const PortArrays inputs{info.input_num, info.input_names, info.input_dtypes,
+                          several ? info.input_loc_devices : nullptr};
+  const PortArrays outputs{info.output_num, info.output_names, info.output_dtypes,
+                           several ? info.output_loc_devices : nullptr};
+  net.chips = chips_of(inputs);
   for (int i = 0; i < info.stage_num; ++i) {
     const abi::StageInfo& stage = info.stages[i];
     ShapeVariant variant;
-    variant.inputs = read_ports(info.input_num, info.input_names, info.input_dtypes,
-                                stage.input_shapes, stage.input_mems);
-    variant.outputs = read_ports(info.output_num, info.output_names, info.output_dtypes,
-                                 stage.output_shapes, stage.output_mems);
+    variant.inputs = read_ports(inputs, net.chips, info.name, stage.input_shapes, stage.input_mems);
+    variant.outputs =
+        read_ports(outputs, net.chips, info.name, stage.output_shapes, stage.output_mems);
     net.variants.push_back(std::move(variant));
   }
   return net;
 }
 
-std::vector<Net> read_nets(const Symbols& symbols, void* runtime, const std::string& path) {
+std::vector<Net> read_nets(const Symbols& symbols, void* runtime, std::size_t chips,
+                           const std::string& path) {
   const int count = symbols.bmrt_get_network_number(runtime);
   const char** raw_names = nullptr;
   symbols.bmrt_get_network_names(runtime, &raw_names);
@@ -56,7 +92,7 @@ std::vector<Net> read_nets(const Symbols& symbols, void* runtime, const std::str
   for (int i = 0; i < count; ++i) {
     const abi::NetInfo* info = symbols.bmrt_get_network_info(runtime, names.get()[i]);
     if (info == nullptr) throw BmodelError(path + ": no information about net " + names.get()[i]);
-    nets.push_back(read_net(*info));
+    nets.push_back(read_net(*info, chips));
   }
   return nets;
 }
@@ -79,11 +115,23 @@ void load(const Symbols& symbols, void* runtime, const BmodelSource& source) {
   }
 }
 
-std::vector<abi::Tensor> to_abi(const std::vector<Tensor>& tensors) {
+std::vector<abi::Tensor> to_abi(const std::vector<Tensor>& tensors, std::size_t chips) {
   std::vector<abi::Tensor> result;
-  result.reserve(tensors.size());
-  for (const Tensor& tensor : tensors) result.push_back(to_abi(tensor));
+  result.reserve(tensors.size() * chips);
+  for (std::size_t place = 0; place < chips; ++place) {
+    for (const Tensor& tensor : tensors) result.push_back(to_abi(tensor, place));
+  }
   return result;
+}
+
+void* create_runtime(const Chip& chip) {
+  const Symbols& symbols = chip.symbols();
+  if (chip.count() == 1) return symbols.bmrt_create(chip.handle());
+  if (symbols.bmrt_create_ex == nullptr) {
+    throw DeviceError("this libbmrt has no bmrt_create_ex: it runs bmodels of one chip only");
+  }
+  std::vector<abi::Handle> handles = chip.handles();
+  return symbols.bmrt_create_ex(handles.data(), static_cast<int>(handles.size()));
 }
 
 // An exception's memory comes from the C library of who threw it; our end of a catch block would
@@ -99,7 +147,7 @@ Bmodel::Bmodel(Chip& chip, const BmodelSource& source)
   check_bmodel_file(source.path);
   const Symbols& symbols = chip.symbols();
   try {
-    runtime_.reset(symbols.bmrt_create(chip.handle()));
+    runtime_.reset(create_runtime(chip));
     if (runtime_ == nullptr) {
       throw DeviceError("bmrt_create on chip " + std::to_string(chip.id()) + " failed");
     }
@@ -112,7 +160,7 @@ Bmodel::Bmodel(Chip& chip, const BmodelSource& source)
     keep_foreign_exception(symbols);
     throw BmodelError(source.name + ": bmrt_load_bmodel: " + error.what());
   }
-  nets_ = read_nets(symbols, runtime_.get(), source.name);
+  nets_ = read_nets(symbols, runtime_.get(), chip.count(), source.name);
 }
 
 Bmodel::~Bmodel() = default;
@@ -157,9 +205,10 @@ std::vector<AdapterWeight> Bmodel::adapter_weights() const {
 
 void Bmodel::launch(const Net& net, const std::vector<Tensor>& inputs,
                     const std::vector<Tensor>& outputs) {
-  const std::vector<abi::Tensor> in = to_abi(inputs);
-  std::vector<abi::Tensor> out = to_abi(outputs);
+  const std::vector<abi::Tensor> in = to_abi(inputs, net.chips);
+  std::vector<abi::Tensor> out = to_abi(outputs, net.chips);
   chip_.mark_sender();
+  const OwnLaunch own(net.chips);
   std::string reason;
   bool launched = false;
   try {

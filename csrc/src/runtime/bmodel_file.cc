@@ -1,5 +1,6 @@
 #include "bmodel_file.h"
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <cstring>
@@ -7,6 +8,7 @@
 #include <vector>
 
 #include "tpuserve/errors.h"
+#include "tpuserve/runtime/bmodel_source.h"
 
 namespace tpuserve::runtime {
 
@@ -55,9 +57,24 @@ bool begins_as_flatbuffer(const std::vector<char>& bytes) {
   return read_at(bytes, std::int64_t{root} + table_bytes - 1, last);
 }
 
-}  // namespace
+// A field of the root table, 32 bits; 0 where the file is silent.
+std::uint32_t root_field(const std::vector<char>& bytes, int field) {
+  std::uint32_t root = 0;
+  std::int32_t back = 0;
+  std::uint16_t vtable_bytes = 0;
+  std::uint16_t offset = 0;
+  std::uint32_t value = 0;
+  if (!read_at(bytes, 0, root) || !read_at(bytes, root, back)) return 0;
+  const std::int64_t vtable = std::int64_t{root} - back;
+  const std::int64_t entry = 4 + 2 * field;
+  if (!read_at(bytes, vtable, vtable_bytes) || entry + 2 > vtable_bytes ||
+      !read_at(bytes, vtable + entry, offset) || offset == 0) {
+    return 0;
+  }
+  return read_at(bytes, std::int64_t{root} + offset, value) ? value : 0;
+}
 
-void check_bmodel_file(const std::string& path) {
+std::vector<char> checked_description(const std::string& path) {
   std::ifstream file(path, std::ios::binary | std::ios::ate);
   if (!file) throw BmodelError(path + ": cannot be opened");
   const std::streamoff end = file.tellg();
@@ -91,6 +108,16 @@ void check_bmodel_file(const std::string& path) {
   if (!file || !begins_as_flatbuffer(description)) {
     throw BmodelError(path + ": the description of the nets is damaged");
   }
+  return description;
+}
+
+}  // namespace
+
+void check_bmodel_file(const std::string& path) { checked_description(path); }
+
+std::size_t chips_of_bmodel(const BmodelSource& source) {
+  constexpr int kDevices = 7;
+  return std::max<std::uint32_t>(1, root_field(checked_description(source.path), kDevices));
 }
 
 }  // namespace tpuserve::runtime

@@ -6,14 +6,15 @@
 
 namespace tpuserve::runtime {
 
-inline abi::Memory to_abi(MemoryRef memory) {
+// `place`: of the chip, among several that share each layer.
+inline abi::Memory to_abi(const MemoryRef& memory, std::size_t place) {
   abi::Memory result{};
-  result.address = memory.address;
+  result.address = memory.address_on(place);
   result.size = memory.size_bytes;
   return result;
 }
 
-inline MemoryRef from_abi(const abi::Memory& memory) { return {memory.address, memory.size}; }
+inline MemoryRef from_abi(const abi::Memory& memory) { return {memory.address, memory.size, {}}; }
 
 inline abi::Shape to_abi(const Shape& shape) {
   abi::Shape result{};
@@ -28,11 +29,11 @@ inline Shape from_abi(const abi::Shape& shape) {
   return result;
 }
 
-inline abi::Tensor to_abi(const Tensor& tensor) {
+inline abi::Tensor to_abi(const Tensor& tensor, std::size_t place) {
   abi::Tensor result{};
   result.dtype = static_cast<int>(tensor.dtype);
   result.shape = to_abi(tensor.shape);
-  result.memory = to_abi(tensor.memory);
+  result.memory = to_abi(tensor.memory, place);
   return result;
 }
 

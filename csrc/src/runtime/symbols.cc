@@ -86,6 +86,7 @@ Symbols load_symbols(void* bmlib, const std::string& bmlib_path, void* bmrt,
   find_optional(bmlib, "bm_get_clk_tpu_freq", s.bm_get_clk_tpu_freq);
   find_optional(bmrt, "libbmrt_version", s.libbmrt_version);
   find_optional(bmrt, "bmrt_get_coeff_info", s.bmrt_get_coeff_info);
+  find_optional(bmrt, "bmrt_create_ex", s.bmrt_create_ex);
   find_optional(bmrt, "bmrt_load_bmodel_with_decrypt", s.bmrt_load_bmodel_with_decrypt);
   check_layouts(s, bmlib_path, bmrt_path);
   return s;

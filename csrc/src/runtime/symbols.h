@@ -48,6 +48,7 @@ struct Symbols {
                                 bool, bool);
 
   // libbmrt, null where the runtime is too old
+  void* (*bmrt_create_ex)(abi::Handle*, int);
   const char* (*libbmrt_version)();
   bool (*bmrt_load_bmodel_with_decrypt)(void*, const char*, abi::Decrypt*);
   const abi::CoeffInfo* (*bmrt_get_coeff_info)(void*, const char*, int, int*);

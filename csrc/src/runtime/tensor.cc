@@ -73,7 +73,13 @@ MemoryRef MemoryRef::slice(std::size_t offset_bytes, std::size_t length_bytes) c
                             ") lie outside of a device memory of " + std::to_string(size_bytes) +
                             " bytes");
   }
-  return {address + offset_bytes, static_cast<std::uint32_t>(length_bytes)};
+  MemoryRef part = *this;
+  part.address += offset_bytes;
+  part.size_bytes = static_cast<std::uint32_t>(length_bytes);
+  for (std::uint64_t& other : part.others) {
+    if (other != 0) other += offset_bytes;
+  }
+  return part;
 }
 
 }  // namespace tpuserve::runtime

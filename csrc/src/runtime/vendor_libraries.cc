@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "emulator_calm.h"
+#include "emulator_devices.h"
 #include "emulator_loader.h"
 #include "emulator_quiet.h"
 #include "tpuserve/errors.h"
@@ -76,6 +77,7 @@ Symbols load(const std::string& directory, std::optional<int> emulated_chip) {
     provide_cmodel(bmlib, cmodel, copy);
   }
   void* bmrt = space.open(bmrt_path);
+  if (emulated_chip.has_value()) share_one_device(bmrt, bmlib, copy);
   Symbols symbols = load_symbols(bmlib, bmlib_path, bmrt, bmrt_path);
   symbols.own_c_library = copy > 0;
   symbols.malloc = std::malloc;

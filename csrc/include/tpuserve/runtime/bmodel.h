@@ -33,6 +33,8 @@ struct Net {
   bool dynamic = false;
   // Inputs and outputs live apart from the scratch memory that nets share: they survive launches.
   bool io_alone = false;
+  // Chips that run it together; ports are those of the first, their memory is that of all.
+  std::size_t chips = 1;
   std::vector<ShapeVariant> variants;
 };
 

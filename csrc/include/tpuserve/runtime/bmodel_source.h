@@ -32,4 +32,8 @@ struct BmodelSource {
   std::shared_ptr<const EncryptedWeights> weights;  // null for a plain file
 };
 
+// How many chips share each of its layers, as its description says: 1 where that cannot be read.
+// Throws BmodelError for a file that is no bmodel.
+std::size_t chips_of_bmodel(const BmodelSource& source);
+
 }  // namespace tpuserve::runtime

@@ -49,9 +49,18 @@ class Shape {
 };
 
 // A range of a chip's memory; owns nothing. Sizes are 32-bit because the vendor's descriptor is.
+// Where several chips share each layer, one range stands for as many, of equal size, on all of
+// them.
 struct MemoryRef {
-  std::uint64_t address = 0;
+  static constexpr std::size_t kMostChips = 8;
+
+  std::uint64_t address = 0;  // on the first chip
   std::uint32_t size_bytes = 0;
+  std::array<std::uint64_t, kMostChips - 1> others{};  // addresses on the other chips, 0 for none
+
+  std::uint64_t address_on(std::size_t place) const {
+    return place == 0 ? address : others[place - 1];
+  }
 
   // The range [offset, offset + size) of this one. Throws std::out_of_range past its end.
   MemoryRef slice(std::size_t offset_bytes, std::size_t length_bytes) const;
