@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import urllib.request
 from pathlib import Path
 
@@ -85,8 +86,11 @@ def test_two_groups_behind_a_gateway_survive_a_kill(tmp_path: Path) -> None:
     with up(tmp_path, "--model", str(CHIPS2), "--devices", "0,1,3,2") as server:
         address = server.wait_for(r"gRPC   (\S+)").group(1)
         with Client(address) as client:
-            (model,) = client.models()
-            assert model.devices == 2
+            # The gateway is ready with the first of them.
+            deadline_s = time.monotonic() + 20
+            while client.models()[0].healthy_devices < 2:
+                assert time.monotonic() < deadline_s, server.log
+                time.sleep(0.05)
             before = client.chat_once(question, options)
             texts: list[str] = []
             for chunk in client.chat(question, options):
