@@ -49,6 +49,7 @@ class Options:
         and one number here have equal weights, so that a chip holds these once.
     chips: bmodels to spread the layers over, one for each chip of a group.
     sharing: chips that compute each layer together.
+    window: the nets of ChatGLM's bmodels of 2023, to test what serves them.
     """
 
     seq_tokens: int
@@ -73,6 +74,7 @@ class Options:
     positions_tokens: int = 0
     chips: int = 1
     sharing: int = 1
+    window: bool = False
 
     def check(self) -> None:
         """Raises CompileError for what the converter refuses, or accepts and gets wrong."""
@@ -101,6 +103,10 @@ class Options:
             raise CompileError("a sampling net needs logits: it does not go with an argmax head")
         if self.images < 1:
             raise CompileError(f"images is {self.images}, must be at least 1")
+        if self.window and self != Options(
+            self.seq_tokens, self.quantize, window=True, keep_kernel=self.keep_kernel
+        ):
+            raise CompileError("with window there are seq, quantize and keep-kernel alone")
         self._check_batch()
         self._check_share()
 
@@ -174,7 +180,7 @@ class Options:
     @property
     def own_nets(self) -> bool:
         """Whether nets are wanted that the vendor's converter does not make."""
-        return self.batch > 1 or bool(self.share_tokens or self.positions_tokens)
+        return self.batch > 1 or bool(self.share_tokens or self.positions_tokens or self.window)
 
     def converter_arguments(self, checkpoint: Path, output: Path) -> list[str]:
         arguments = ["llm_convert.py", "-m", str(checkpoint), "-o", str(output), "-c", "bm1684x"]
@@ -220,6 +226,7 @@ class Options:
             "embedding_disk": self.embedding_disk,
             "variants": [[variant.rows, variant.length_tokens] for variant in variants],
             "share": self._share_plan(),
+            "window": self.window,
         }
 
     def _prefill_tokens(self) -> int:

@@ -2,7 +2,8 @@
 
 The job holds: checkpoint, output (directories); seq, chunk, max_input (tokens); quantize, head,
 group_size; history, dynamic, embedding_disk (booleans); variants ([[rows, length], …], largest
-first); share (the fields of `SharePlan`, or null). `seq` is the length of the rotary tables.
+first); share (the fields of `SharePlan`, or null); window (boolean, see `window.py`). `seq` is the
+length of the rotary tables.
 """
 
 import json
@@ -20,14 +21,20 @@ from compiler.batched.arguments import arguments_of  # noqa: E402
 from compiler.batched.converter import BatchedConverter  # noqa: E402
 from compiler.batched.ladder import Variant  # noqa: E402
 from compiler.batched.share import SharePlan  # noqa: E402
+from compiler.batched.window import WindowConverter  # noqa: E402
 
 
 def main() -> int:
     job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    config = load_auto_config(job["checkpoint"], trust_remote_code=False)
+    loader = SafetensorsModelHandle(job["checkpoint"])
+    if job["window"]:
+        WindowConverter(arguments_of(job), config, loader=loader).run()
+        return 0
     converter = BatchedConverter(
         arguments_of(job),
-        load_auto_config(job["checkpoint"], trust_remote_code=False),
-        loader=SafetensorsModelHandle(job["checkpoint"]),
+        config,
+        loader=loader,
         variants=tuple(Variant(rows, length) for rows, length in job["variants"]),
         head=job["head"],
         share=None if job["share"] is None else SharePlan(**job["share"]),

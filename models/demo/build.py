@@ -72,6 +72,12 @@ def variants() -> dict[str, Variant]:
                 keep_kernel=False,
             ),
         ),
+        # As ChatGLM's bmodels of 2023 were.
+        "window": _fixture(
+            "window",
+            "demo_f16_window.bmodel",
+            Options(seq_tokens=64, window=True, keep_kernel=False),
+        ),
         # The nets of the demo itself, on two chips.
         "chips2": _fixture("chips2", "demo_f16.bmodel", replace(chunked, chips=2)),
         "argmax": _fixture("argmax", "demo_f16_argmax.bmodel", replace(chunked, argmax_head=True)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tpuserve.bmodel.model import Bmodel, Net, Tensor, Variant
+from tpuserve.bmodel.older_forms import puts_out_windows, todays_form
 from tpuserve.bmodel.vision import VisionModel, describe_vision, image_layers
 
 
@@ -39,7 +40,10 @@ class LanguageModel:
 
 
 def describe(bmodel: Bmodel) -> LanguageModel | None:
-    """None when the nets are not the `block_i` / `block_cache_i` set of a language model."""
+    """None when the nets are not the `block_i` / `block_cache_i` set of a language model, or an
+    older form of it."""
+    window = puts_out_windows(bmodel)
+    bmodel = todays_form(bmodel)
     layers = 0
     while bmodel.net(f"block_{layers}") and bmodel.net(f"block_cache_{layers}"):
         layers += 1
@@ -77,7 +81,13 @@ def describe(bmodel: Bmodel) -> LanguageModel | None:
         head_dim=head_dim,
         dtype=history.dtype,
         kv_bytes_per_token=kv,
-        features=_features(bmodel, prefill, is_argmax=is_argmax, variants=len(decode.variants)),
+        features=_features(
+            bmodel,
+            prefill,
+            is_argmax=is_argmax,
+            variants=len(decode.variants),
+            window=window,
+        ),
         vision=describe_vision(bmodel),
     )
 
@@ -110,8 +120,12 @@ def first_decode(bmodel: Bmodel) -> Net | None:
     return next((net for net in bmodel.nets if net.name.startswith("block_cache_")), None)
 
 
-def _features(bmodel: Bmodel, prefill: Net, *, is_argmax: bool, variants: int) -> tuple[str, ...]:
+def _features(
+    bmodel: Bmodel, prefill: Net, *, is_argmax: bool, variants: int, window: bool
+) -> tuple[str, ...]:
     found = {"argmax-head" if is_argmax else "logits"}
+    if window:
+        found.add("kv-window")
     if prefill.dynamic:
         found.add("dynamic-prefill")
     if variants > 1:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 from tpuserve.bmodel.language import decode_rows, first_decode
 from tpuserve.bmodel.model import Bmodel
+from tpuserve.bmodel.older_forms import given_io_bytes, todays_form
 from tpuserve.bmodel.vision import describe_vision
 
 
@@ -70,7 +71,8 @@ def memory_budget(bmodel: Bmodel) -> MemoryBudget:
         context_io_bytes=sum(
             max(variant.io_bytes for variant in net.variants) for net in bmodel.nets if net.io_alone
         )
+        + sum(given_io_bytes(net) for net in bmodel.nets)
         + (vision.mask_bytes if vision else 0),
-        context_slots=decode_rows(first_decode(bmodel)),
+        context_slots=decode_rows(first_decode(todays_form(bmodel))),
         image_bytes=vision.state_bytes if vision else 0,
     )

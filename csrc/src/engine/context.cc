@@ -16,9 +16,10 @@ int rows_of_weight(const runtime::Bmodel& bmodel, const ModelNets& nets) {
   return static_cast<int>(weights[0] / row_bytes);
 }
 
-ModelNets discover_in(const runtime::Bmodel& bmodel, const std::string& path, PartRole role) {
+ModelNets discover_in(const runtime::Bmodel& bmodel, const OlderForms& forms,
+                      const std::string& path, PartRole role) {
   try {
-    ModelNets nets = discover(bmodel.nets(), role);
+    ModelNets nets = discover(forms.nets(), role);
     if (role.has_embedding_nets() && nets.spec.embedding_rows == 0)
       nets.spec.embedding_rows = rows_of_weight(bmodel, nets);
     return nets;
@@ -40,7 +41,8 @@ std::vector<KvRows> make_slots(runtime::Chip& chip, const ModelNets& nets) {
 Context::Context(runtime::Chip& chip, const runtime::BmodelSource& source, PartRole role,
                  bool deterministic)
     : bmodel(chip, source),
-      nets(discover_in(bmodel, source.name, role)),
+      forms(chip, bmodel.nets()),
+      nets(discover_in(bmodel, forms, source.name, role)),
       slots(make_slots(chip, nets)),
       decode(chip, bmodel, nets, deterministic) {
   if (nets.spec.vision.has_value()) {

@@ -8,6 +8,7 @@
 #include "decode.h"
 #include "head.h"
 #include "kv_rows.h"
+#include "older_forms.h"
 #include "tpuserve/engine/discovery.h"
 #include "tpuserve/runtime/bmodel.h"
 
@@ -25,6 +26,7 @@ class Context {
   Context& operator=(const Context&) = delete;
 
   runtime::Bmodel bmodel;
+  OlderForms forms;  // the bmodel's nets as the engine sees them
   ModelNets nets;
   std::vector<KvRows> slots;
   std::vector<ImageSlot> images;           // of a model that looks at images

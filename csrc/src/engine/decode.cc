@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "embedding_table.h"
+#include "older_forms.h"
 
 namespace tpuserve::engine {
 
@@ -53,7 +54,8 @@ Decode::Decode(runtime::Chip& chip, runtime::Bmodel& bmodel, const ModelNets& ne
       bmodel_(bmodel),
       nets_(nets),
       ids_(chip, static_cast<std::size_t>(nets.spec.decode_rows) * sizeof(std::int32_t)),
-      mask_(largest_decode(nets, 0).inputs[port::kMask].dtype) {
+      mask_(largest_decode(nets, 0).inputs[port::kMask].dtype,
+            nets.layers[0].decode->mask_of_ones) {
   const std::size_t count = nets.decode_variants.size();
   for (std::size_t number = deterministic ? count - 1 : 0; number < count; ++number) {
     variants_.push_back(make_variant(nets, number));
@@ -169,8 +171,14 @@ DecodeStates Decode::launch(const std::vector<KvRows>& slots, const DecodeBatch&
     for (const CrossNets& crossing : nets_.layers[layer].crossing) {
       if (sees) images.attention->decode(bmodel_, crossing, step.inputs[port::kStates].memory);
     }
-    place_rows(step.outputs, *step.variant, layer, slots, batch);
+    const bool window = step.net->window_rows > 0;
+    if (!window) place_rows(step.outputs, *step.variant, layer, slots, batch);
     bmodel_.launch(*step.net, step.inputs, step.outputs);
+    if (window) {
+      const DecodeToken& token = batch.tokens.front();
+      take_new_rows(chip_, *step.net, step.outputs, slots[token.slot], layer,
+                    batch.lengths[token.slot]);
+    }
     if (tap) tap(layer, step.outputs[port::kOutStates].memory);
   }
   return {variant.layers.back().outputs[port::kOutStates].memory, variant.shape.rows};

@@ -33,7 +33,8 @@ struct NameScheme {
 constexpr NameScheme kSchemes[] = {{"block_prompt_", "block_cache_", "block_"},
                                    {"block_", "block_cache_", "block_unshare_"},
                                    {"block_", "block_cache_", "block_kv_"},
-                                   {"qwen_block_", "qwen_block_cache_", "qwen_block_kv_"}};
+                                   {"qwen_block_", "qwen_block_cache_", "qwen_block_kv_"},
+                                   {"glm_block_", "glm_block_cache_", "glm_block_kv_"}};
 constexpr std::size_t kSharing = 2;  // of these schemes come first
 
 // Nets beside the layers that may be there; those with a feature are reported, not used yet.
@@ -399,6 +400,7 @@ class Discoverer {
     const ModelSpec& spec = model_.spec;
     if (spec.history()) features_.insert("history");
     if (model_.role.table != nullptr) features_.insert("embedding-disk");
+    if (model_.layers[0].decode->window_rows > 0) features_.insert("kv-window");
     if (scheme_ < kSchemes + kSharing) features_.insert("shared-prefix");
     if (spec.vision.has_value()) features_.insert("vision");
     if (spec.dynamic_prefill) features_.insert("dynamic-prefill");

@@ -9,14 +9,14 @@ namespace tpuserve::engine {
 
 namespace {
 
-std::uint32_t hidden_bits(runtime::DType dtype) {
+std::uint32_t hidden_bits(runtime::DType dtype, bool of_ones) {
   switch (dtype) {
     case runtime::DType::kFloat16:
-      return 0xf0e2;
+      return of_ones ? 0x3c00 : 0xf0e2;
     case runtime::DType::kBfloat16:
-      return 0xc61c;
+      return of_ones ? 0x3f80 : 0xc61c;
     case runtime::DType::kFloat32:
-      return 0xc61c4000;
+      return of_ones ? 0x3f800000 : 0xc61c4000;
     default:
       throw BmodelError(std::string("a mask of ") + name(dtype) + " is not known");
   }
@@ -24,8 +24,8 @@ std::uint32_t hidden_bits(runtime::DType dtype) {
 
 }  // namespace
 
-Mask::Mask(runtime::DType dtype)
-    : element_bytes_(runtime::size_bytes(dtype)), hidden_(hidden_bits(dtype)) {}
+Mask::Mask(runtime::DType dtype, bool of_ones)
+    : element_bytes_(runtime::size_bytes(dtype)), hidden_(hidden_bits(dtype, of_ones)) {}
 
 void Mask::resize(std::size_t elements) { bytes_.assign(elements * element_bytes_, 0); }
 

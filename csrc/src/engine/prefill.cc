@@ -44,14 +44,14 @@ std::size_t positions_bytes(const ModelNets& nets) {
 
 }  // namespace
 
-Prefill::MaskInput::MaskInput(runtime::Chip& chip, const Port& port)
-    : mask(port.dtype), memory(chip, bytes_of(port)) {}
+Prefill::MaskInput::MaskInput(runtime::Chip& chip, const Port& port, bool of_ones)
+    : mask(port.dtype, of_ones), memory(chip, bytes_of(port)) {}
 
 Prefill::Kind::Kind(runtime::Chip& chip, const Net& net)
     : rows(net.variants[0].inputs[port::kStates].shape[1]), dynamic(net.dynamic) {
   const std::vector<Port>& inputs = net.variants[0].inputs;
   if (inputs.size() == port::kMask + 1 || inputs.size() == port::kMaskedHistory) {
-    mask.emplace(chip, inputs[port::kMask]);
+    mask.emplace(chip, inputs[port::kMask], net.mask_of_ones);
   }
 }
 

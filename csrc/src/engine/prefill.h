@@ -58,7 +58,7 @@ class Prefill {
   };
   // The mask of one kind of nets, where it is an input.
   struct MaskInput {
-    MaskInput(runtime::Chip& chip, const runtime::Port& port);
+    MaskInput(runtime::Chip& chip, const runtime::Port& port, bool of_ones);
 
     Mask mask;
     runtime::DeviceMemory memory;

@@ -134,6 +134,19 @@ void* create_runtime(const Chip& chip) {
   return symbols.bmrt_create_ex(handles.data(), static_cast<int>(handles.size()));
 }
 
+// Gives tensors the shapes of the variant that the runtime knows.
+void shape_as_compiled(const Net& net, std::vector<Tensor>& inputs, std::vector<Tensor>& outputs) {
+  std::size_t variant = 0;
+  while (net.variants[variant].inputs[0].shape != inputs[0].shape) {
+    if (++variant < net.variants.size()) continue;
+    throw LaunchError("net " + net.name + " has no shape variant for " +
+                      inputs[0].shape.to_string());
+  }
+  const ShapeVariant& compiled = net.compiled[variant];
+  for (std::size_t i = 0; i < inputs.size(); ++i) inputs[i].shape = compiled.inputs[i].shape;
+  for (std::size_t i = 0; i < outputs.size(); ++i) outputs[i].shape = compiled.outputs[i].shape;
+}
+
 // An exception's memory comes from the C library of who threw it; our end of a catch block would
 // give it to another. So it is never given back.
 void keep_foreign_exception(const Symbols& symbols) {
@@ -205,6 +218,17 @@ std::vector<AdapterWeight> Bmodel::adapter_weights() const {
 
 void Bmodel::launch(const Net& net, const std::vector<Tensor>& inputs,
                     const std::vector<Tensor>& outputs) {
+  if (!net.compiled.empty()) {
+    std::vector<Tensor> shaped_inputs = inputs;
+    std::vector<Tensor> shaped_outputs = outputs;
+    shape_as_compiled(net, shaped_inputs, shaped_outputs);
+    return launch_as_compiled(net, shaped_inputs, shaped_outputs);
+  }
+  launch_as_compiled(net, inputs, outputs);
+}
+
+void Bmodel::launch_as_compiled(const Net& net, const std::vector<Tensor>& inputs,
+                                const std::vector<Tensor>& outputs) {
   const std::vector<abi::Tensor> in = to_abi(inputs, net.chips);
   std::vector<abi::Tensor> out = to_abi(outputs, net.chips);
   chip_.mark_sender();

@@ -30,10 +30,11 @@ def described(name: str) -> bmodel.LanguageModel:
 def test_shapes(name: str) -> None:
     found = described(name)
     assert (found.layers, found.hidden_size, found.kv_heads, found.head_dim) == (3, 128, 2, 32)
-    assert found.dtype == ("bfloat16" if name == "bf16" else "float16")
-    # 3 layers × K and V × 2 heads × 32 × 2 bytes
-    assert found.kv_bytes_per_token == 768
-    assert found.kv_bytes_per_slot == 768 * found.context_length
+    assert found.dtype == {"bf16": "bfloat16", "window": "float32"}.get(name, "float16")
+    # 3 layers × K and V × 2 heads × 32 × 2 or 4 bytes
+    row_bytes = 1536 if name == "window" else 768
+    assert found.kv_bytes_per_token == row_bytes
+    assert found.kv_bytes_per_slot == row_bytes * found.context_length
 
 
 @pytest.mark.parametrize(
@@ -46,6 +47,7 @@ def test_shapes(name: str) -> None:
         ("static", (128, 64, 64), (128,)),
         ("share", (192, 96, 64), (192,)),
         ("prompt", (256, 160, 96), (256,)),
+        ("window", (64, 63, 63), (64,)),
     ],
 )
 def test_lengths(name: str, lengths: tuple[int, int, int], decode: tuple[int, ...]) -> None:
@@ -63,6 +65,8 @@ def test_lengths(name: str, lengths: tuple[int, int, int], decode: tuple[int, ..
         ("static", {"logits"}, {"history", "dynamic-prefill", "decode-variants"}),
         ("share", {"history", "logits", "shared-prefix"}, {"dynamic-prefill"}),
         ("prompt", {"history", "logits", "shared-prefix"}, {"dynamic-prefill"}),
+        ("disk", {"logits", "embedding-disk", "greedy-head", "sample-head"}, {"history"}),
+        ("window", {"logits", "kv-window"}, {"history", "greedy-head"}),
     ],
 )
 def test_features(name: str, present: set[str], absent: set[str]) -> None:
@@ -80,6 +84,13 @@ def test_a_batch_shares_one_context() -> None:
     assert budget.total_bytes(4) == budget.total_bytes(1)
     # The KV of all four lives in the io memory of their decode nets.
     assert budget.context_io_bytes > 4 * described("batch4").kv_bytes_per_slot
+
+
+def test_decode_nets_without_memory_of_their_own_are_counted_with_it() -> None:
+    budget = bmodel.memory_budget(bmodel.read(MODELS["window"]))
+    assert budget.context_slots == 1
+    # The history of a slot, and the window that each net puts out.
+    assert budget.context_io_bytes >= 2 * described("window").kv_bytes_per_slot
 
 
 def test_a_vision_model_has_two_kinds_of_layers_and_room_for_images() -> None:

@@ -23,9 +23,10 @@ ROOT = Path(__file__).resolve().parents[3]
 MODELS = sorted(
     [
         ROOT / "models/demo/demo_f16.bmodel",
-        # Nets for shared prefixes, for images and for sampling are not simulated.
-        *ROOT.glob("tests/fixtures/models/[!cdmps]*/*.bmodel"),
+        # Older nets and those for shared prefixes, images and sampling are not simulated.
+        *ROOT.glob("tests/fixtures/models/[!cdmpsw]*/*.bmodel"),
         *ROOT.glob("tests/fixtures/models/dynamic/*.bmodel"),
+        *ROOT.glob("tests/fixtures/models/w4f16/*.bmodel"),
         *ROOT.glob("tests/fixtures/models/static/*.bmodel"),
     ]
 )

@@ -13,8 +13,9 @@ namespace tpuserve::engine {
 
 class Mask {
  public:
-  // Throws BmodelError for an element type that is no float.
-  explicit Mask(runtime::DType dtype);
+  // `of_ones`: hidden columns are 1, as in nets of 2023 that multiply the mask themselves. Throws
+  // BmodelError for an element type that is no float.
+  explicit Mask(runtime::DType dtype, bool of_ones = false);
 
   // A row for each sequence of a decode step: lengths[i] rows of its history are visible, those up
   // to `capacity` are not, the last column (the token itself) is.

@@ -36,6 +36,11 @@ struct Net {
   // Chips that run it together; ports are those of the first, their memory is that of all.
   std::size_t chips = 1;
   std::vector<ShapeVariant> variants;
+
+  // Where `variants` describes an older net in today's form (engine/older_forms.h):
+  std::vector<ShapeVariant> compiled;  // the shapes that the runtime takes, else empty
+  bool mask_of_ones = false;           // a mask is 1 where it hides
+  int window_rows = 0;  // of K and V that a decode net puts out, the new one last; 0: that alone
 };
 
 // A weight that an adapter (LoRA) may fill: zeros until then.
@@ -74,6 +79,9 @@ class Bmodel {
   std::uint64_t launches() const { return launches_; }
 
  private:
+  void launch_as_compiled(const Net& net, const std::vector<Tensor>& inputs,
+                          const std::vector<Tensor>& outputs);
+
   Chip& chip_;
   std::unique_ptr<void, void (*)(void*)> runtime_;
   std::vector<Net> nets_;
