@@ -89,8 +89,9 @@ class StepMetrics:
         self._launches_seen = 0
 
     def engine_changed(self) -> None:
-        """Another engine counts its launches from 0."""
+        """Another engine counts its launches and its chips' busy time from 0."""
         self._launches_seen = 0
+        self._chips_busy_seen_s = [0.0] * len(self._chips_busy)
 
     def observe(self, report: Report) -> None:
         if report.kind is not None:

@@ -37,6 +37,16 @@ def test_busy_time_is_counted_for_each_chip() -> None:
     assert registry.get_sample_value(name, {"chip": "5"}) == 1.0
 
 
+def test_counters_go_on_over_a_change_of_the_engine() -> None:
+    registry = CollectorRegistry()
+    metrics = StepMetrics(registry, (0,))
+    metrics.observe(Report(1, "prefill", 0.5, launches=7, chips_busy_s=(0.5,)))
+    metrics.engine_changed()
+    metrics.observe(Report(2, "prefill", 0.25, launches=5, chips_busy_s=(0.25,)))
+    assert registry.get_sample_value("tpuserve_device_launches_total") == 12
+    assert registry.get_sample_value("tpuserve_chip_busy_seconds_total", {"chip": "0"}) == 0.75
+
+
 def test_prefix_hits_and_preemptions_are_counted() -> None:
     registry = CollectorRegistry()
     metrics = StepMetrics(registry)
