@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 import uuid
@@ -56,7 +57,12 @@ async def abort(context: grpc.aio.ServicerContext[Any, Any], error: BaseExceptio
     if isinstance(error, errors.Overloaded):
         # The pushback key that gRPC retry policies read.
         trailers = (("grpc-retry-pushback-ms", str(int(error.retry_after_s * 1000))),)
-    await context.abort(error.grpc_code, error.message, trailing_metadata=trailers)
+    try:
+        await context.abort(error.grpc_code, error.message, trailing_metadata=trailers)
+    except grpc.aio.InternalError as failure:
+        # Nobody is left to be told: the client's deadline or cancellation was faster, and grpc has
+        # yet to tell us.
+        raise asyncio.CancelledError from failure
 
 
 class StatusInterceptor(grpc.aio.ServerInterceptor):

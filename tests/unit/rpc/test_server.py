@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import grpc.aio
@@ -15,7 +15,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from tpuserve import errors
 from tpuserve.rpc.options import channel_options
 from tpuserve.rpc.server import AddressError, Server
-from tpuserve.rpc.status import from_rpc_error
+from tpuserve.rpc.status import abort, from_rpc_error
 from tpuserve.v1 import device_pb2, device_pb2_grpc, dump_pb2
 
 SERVICE = "tpuserve.v1.Device"
@@ -108,6 +108,19 @@ async def test_the_retry_delay_travels_in_the_trailers(
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await device_pb2_grpc.DeviceStub(channel).GetInfo(device_pb2.GetDeviceInfoRequest())
     assert ("grpc-retry-pushback-ms", "1500") in list(caught.value.trailing_metadata())
+
+
+class GoneContext:
+    """A call whose client went away a moment ago: grpc cannot send its status any more."""
+
+    async def abort(self, code: Any, details: str, trailing_metadata: Any) -> None:
+        raise grpc.aio.InternalError("execute_batch")
+
+
+async def test_an_error_that_nobody_waits_for_is_a_cancelled_call() -> None:
+    # grpc logs other exceptions as a servicer's bugs.
+    with pytest.raises(asyncio.CancelledError):
+        await abort(cast("Any", GoneContext()), errors.DeadlineExceeded("late"))
 
 
 async def test_a_bug_does_not_tell_its_text(
