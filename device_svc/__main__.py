@@ -91,6 +91,12 @@ def _parser() -> argparse.ArgumentParser:
         "depend on load, to the last bit of their logits; costs speed when few requests run",
     )
     add(
+        "--greedy-head",
+        action="store_true",
+        help="let the bmodel's greedy_head draw on the chip: one number leaves it for each token, "
+        "not all logits; every request must be greedy, as with an argmax head",
+    )
+    add(
         "--key-file",
         type=Path,
         metavar="FILE",
@@ -126,6 +132,7 @@ def _prepare(arguments: argparse.Namespace) -> tuple[DeviceConfig, OpenEngine]:
         arguments.devices,
         slots=arguments.slots,
         deterministic=arguments.deterministic,
+        greedy=arguments.greedy_head,
         key_file=arguments.key_file,
     )
     model = plan_model(arguments.model, options)

@@ -206,7 +206,8 @@ class Engine:
     when that is above one row. `deterministic` runs every decode step in the largest shape variant,
     so that no bit of a row depends on what else the step computes or on how long the other slots
     are. `embedding`: path of the hidden states of all ids, [ids, hidden] in the model's type, which
-    takes the place of embedding nets; empty without.
+    takes the place of embedding nets; empty without. `greedy`: the bmodel's greedy_head draws on
+    the chip, so that `spec.head` is "argmax".
     Raises BmodelError when the file is not a bmodel or its nets are unknown, DeviceError when a
     chip cannot be opened, ValueError for arguments out of range (the text names value and limit).
     """
@@ -220,6 +221,7 @@ class Engine:
         slots: int = 1,
         deterministic: bool = False,
         embedding: str = "",
+        greedy: bool = False,
     ) -> None: ...
     @property
     def spec(self) -> ModelSpec: ...

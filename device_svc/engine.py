@@ -72,6 +72,7 @@ class CoreEngine:
         embedding: Path | None = None,
         vocab_size: int = 0,
         deterministic: bool = False,
+        greedy: bool = False,
         decrypt_whole: bool = False,
         adapter: Adapter | None = None,
     ) -> None:
@@ -79,7 +80,8 @@ class CoreEngine:
         encrypted ones are decrypted block by block on the way to the chip, or with `decrypt_whole`
         in host memory. `embedding` is a file in place of embedding nets. `vocab_size` stands in
         where the bmodels do not tell it. `deterministic` keeps every decode step to one shape
-        variant of its nets, so that tokens never depend on load.
+        variant of its nets, so that tokens never depend on load. `greedy` has the bmodel's
+        greedy_head draw.
         """
         try:
             self._library = _core.Library(str(library), emulator=emulator)
@@ -96,6 +98,7 @@ class CoreEngine:
                     slots=slots,
                     deterministic=deterministic,
                     embedding=str(embedding or ""),
+                    greedy=greedy,
                 )
             _apply(adapter, self._core)
         except (_core.CoreError, encryption.EncryptionError, AdapterError) as error:

@@ -24,13 +24,14 @@ DEFAULT_SLOTS: Final = 4
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
     """chips: None for the first, as many as the model has parts. slots: None for those of
-    tpuserve.toml, else by the bmodel.
+    tpuserve.toml, else by the bmodel. greedy: greedy_head draws on the chip.
     """
 
     library: RuntimeLibrary
     chips: tuple[int, ...] | None = None
     slots: int | None = None
     deterministic: bool = False
+    greedy: bool = False
     key_file: Path | None = None
 
 
@@ -76,6 +77,7 @@ def plan_model(directory: Path, options: LoadOptions) -> ModelPlan:
             embedding=embedding,
             vocab_size=_config_vocab_size(model.config),
             deterministic=options.deterministic,
+            greedy=options.greedy,
             adapter=adapter,
         ),
     )
@@ -91,6 +93,7 @@ def _open(
     embedding: Path | None,
     vocab_size: int,
     deterministic: bool,
+    greedy: bool,
     adapter: adapters.Adapter | None,
 ) -> CoreEngine:
     """Raises EngineStartError."""
@@ -107,6 +110,7 @@ def _open(
             embedding=embedding,
             vocab_size=vocab_size,
             deterministic=deterministic,
+            greedy=greedy,
             # That driver's runtime takes weights from the file as they are.
             decrypt_whole=library.kind == "soc",
             adapter=adapter,

@@ -58,10 +58,10 @@ HeadArray allocate(const ModelSpec& spec, std::size_t rows, bool single) {
 
 EngineHolder open(std::shared_ptr<Library> library, const std::vector<BmodelArgument>& bmodels,
                   const std::vector<int>& chips, int slots, bool deterministic,
-                  std::string embedding) {
+                  std::string embedding, bool greedy) {
   const std::vector<runtime::BmodelSource> sources = sources_of(bmodels);
   const py::gil_scoped_release release;
-  const engine::EngineOptions options{slots, deterministic, std::move(embedding)};
+  const engine::EngineOptions options{slots, deterministic, std::move(embedding), greedy};
   return EngineHolder(new Engine(std::move(library), sources, chips, options));
 }
 
@@ -206,7 +206,7 @@ void register_engine(py::module_& module) {
   py::class_<Engine, EngineHolder>(module, "Engine", py::is_final())
       .def(py::init(&open), py::arg("library"), py::arg("bmodels"), py::kw_only(),
            py::arg("chips") = std::vector<int>{0}, py::arg("slots") = 1,
-           py::arg("deterministic") = false, py::arg("embedding") = "")
+           py::arg("deterministic") = false, py::arg("embedding") = "", py::arg("greedy") = false)
       .def_property_readonly("spec", &view)
       .def_property_readonly("slots", &Engine::slots)
       .def_property_readonly("launches", &Engine::launches)

@@ -346,6 +346,23 @@ class Discoverer {
     model_.head = head;
     // Image tokens have rows in the embedding and no logits: its own size tells.
     model_.spec.embedding_rows = model_.spec.vision.has_value() ? 0 : model_.spec.vocab_size;
+    if (model_.role.greedy && model_.spec.head == HeadKind::kLogits) read_greedy_head();
+  }
+
+  void read_greedy_head() {
+    const Net& net = require("greedy_head", "logits to the best token, where the chip draws");
+    const runtime::DType dtype = model_.head.widest().outputs[0].dtype;
+    model_.greedy.net = &net;
+    for (const ShapeVariant& variant : net.variants) {
+      const Signature signature(net, variant);
+      signature.counts(1, 1);
+      signature.input(0, "logits", {Signature::kAny, model_.spec.vocab_size}, dtype);
+      const int rows = variant.inputs[0].shape[0];
+      signature.output(0, "token", {rows, 1}, DType::kInt32);
+      model_.greedy.by_rows[rows] = &variant;
+    }
+    require_rows(model_.greedy, 1);
+    model_.spec.head = HeadKind::kArgmax;
   }
 
   void read_head_kind(const runtime::Port& output) {

@@ -139,7 +139,7 @@ Engine::Engine(std::shared_ptr<runtime::Library> library,
   if (!options.embedding.empty()) r.table.emplace(options.embedding);
   r.lanes.run([&](std::size_t i) {
     const EmbeddingTable* table = i == 0 && r.table.has_value() ? &*r.table : nullptr;
-    const PartRole role{i == 0, i + 1 == places.size(), table};
+    const PartRole role{i == 0, i + 1 == places.size(), table, options.greedy};
     r.parts[i] =
         std::make_unique<ChipPart>(*r.library, places[i], bmodels[i], role, options.deterministic);
   });

@@ -17,7 +17,12 @@ Head::Head(runtime::Chip& chip, runtime::Bmodel& bmodel, const ModelNets& nets)
       dtype_(net_.widest().outputs[0].dtype),
       // Not the net's own output: libbmrt gives the same memory to this net in every runtime of a
       // chip, so the next context's launch would overwrite what is not read yet.
-      result_(chip, net_.widest().outputs[0].shape.elements() * size_bytes(dtype_)) {}
+      result_(chip, net_.widest().outputs[0].shape.elements() * size_bytes(dtype_)),
+      greedy_(nets.greedy) {
+  if (greedy_.net == nullptr) return;
+  tokens_.emplace(chip,
+                  static_cast<std::size_t>(net_.by_rows.rbegin()->first) * sizeof(std::int32_t));
+}
 
 void Head::launch(MemoryRef states, int rows) {
   const ShapeVariant& variant = *net_.by_rows.at(rows);
@@ -26,12 +31,29 @@ void Head::launch(MemoryRef states, int rows) {
   input.memory = states;
   output.memory = result_.ref();
   bmodel_.launch(*net_.net, {input}, {output});
+  if (tokens_.has_value()) launch_greedy(rows);
+}
+
+void Head::launch_greedy(int rows) {
+  // The vendor's net takes one row.
+  const int step = greedy_.by_rows.count(rows) != 0 ? rows : 1;
+  const ShapeVariant& variant = *greedy_.by_rows.at(step);
+  const auto size = static_cast<std::size_t>(step);
+  const std::size_t row_bytes = width_ * size_bytes(dtype_);
+  for (std::size_t row = 0; row < static_cast<std::size_t>(rows); row += size) {
+    Tensor input = variant.inputs[0].tensor();
+    Tensor output = variant.outputs[0].tensor();
+    input.memory = result_.ref().slice(row * row_bytes, size * row_bytes);
+    output.memory = tokens_->ref().slice(row * sizeof(std::int32_t), size * sizeof(std::int32_t));
+    bmodel_.launch(*greedy_.net, {input}, {output});
+  }
 }
 
 void Head::read(const HeadRows& rows, std::size_t target, std::size_t source) {
   if (kind_ == HeadKind::kLogits) return read_logits(rows.logits + target * width_, source);
   constexpr std::size_t kTokenBytes = sizeof(std::int32_t);
-  chip_.download(rows.tokens + target, result_.ref().slice(source * kTokenBytes, kTokenBytes),
+  const MemoryRef tokens = tokens_.has_value() ? tokens_->ref() : result_.ref();
+  chip_.download(rows.tokens + target, tokens.slice(source * kTokenBytes, kTokenBytes),
                  kTokenBytes);
 }
 

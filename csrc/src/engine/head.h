@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "tpuserve/engine/discovery.h"
@@ -10,7 +11,8 @@
 
 namespace tpuserve::engine {
 
-// The lm_head net of one context: hidden states in, logits or tokens out.
+// The lm_head net of one context, and greedy_head where that draws: hidden states in, logits or
+// tokens out.
 class Head {
  public:
   Head(runtime::Chip& chip, runtime::Bmodel& bmodel, const ModelNets& nets);
@@ -21,6 +23,7 @@ class Head {
   void read(const HeadRows& rows, std::size_t target, std::size_t source);
 
  private:
+  void launch_greedy(int rows);
   void read_logits(float* target, std::size_t source);
 
   runtime::Chip& chip_;
@@ -30,7 +33,9 @@ class Head {
   std::size_t width_;  // elements of a row of results
   runtime::DType dtype_;
   runtime::DeviceMemory result_;
-  std::vector<std::uint16_t> narrow_;  // logits of 16 bits on their way to float
+  RowsNet greedy_;
+  std::optional<runtime::DeviceMemory> tokens_;  // of greedy_head
+  std::vector<std::uint16_t> narrow_;            // logits of 16 bits on their way to float
 };
 
 }  // namespace tpuserve::engine

@@ -47,6 +47,8 @@ struct PartRole {
   bool last = true;
   // Of a first part: takes the place of its embedding nets; null where those are used.
   const EmbeddingTable* table = nullptr;
+  // Of a last part: its greedy_head draws.
+  bool greedy = false;
 
   bool has_embedding_nets() const { return first && table == nullptr; }
 };
@@ -67,7 +69,8 @@ struct ModelNets {
   // Indices of the decode nets' shape variants, in the order of spec.decode_variants; the same for
   // all layers. The last is the largest: it has all rows and the whole context.
   std::vector<std::size_t> decode_variants;
-  RowsNet head;  // of the last part only: hidden states [rows, hidden]; one row is among them
+  RowsNet head;    // of the last part only: hidden states [rows, hidden]; one row is among them
+  RowsNet greedy;  // logits [rows, vocabulary] to tokens; empty unless the role has it draw
 };
 
 // Where tensors are found in a layer's nets.

@@ -37,6 +37,7 @@ struct EngineOptions {
   int slots = 1;
   bool deterministic = false;
   std::string embedding = {};
+  bool greedy = false;  // the bmodel's greedy_head draws: the head is kArgmax
 };
 
 // Synchronous and single-threaded by contract. Arguments out of range are std::invalid_argument and
