@@ -36,6 +36,7 @@ def checkpoint_dir(tmp_path: Path) -> Path:
         (Options(64, chunk_tokens=33), "at most 32"),
         (Options(64, max_input_tokens=65), r"at most seq \(64\)"),
         (Options(64, argmax_head=True, sample_head=True), "needs logits"),
+        (Options(64, window=True, history=True, chunk_tokens=16), "with window there are seq"),
     ],
 )
 def test_refuses_what_the_converter_gets_wrong(options: Options, message: str) -> None:
@@ -139,3 +140,21 @@ def test_bad_checkpoints_are_named(
         Checkpoint.open(tmp_path)
     assert main([str(tmp_path), "-o", str(tmp_path / "out"), "--seq", "64"]) == 1
     assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_an_embedding_beside_the_bmodel_is_part_of_the_model(
+    checkpoint_dir: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "nets").write_bytes(b"nets")
+    (tmp_path / "table").write_bytes(b"rows")
+    out, checkpoint = tmp_path / "model", Checkpoint.open(checkpoint_dir)
+    layout = Layout("m", "m.bmodel", slots=2)
+    write_model_directory(
+        out, [tmp_path / "nets"], checkpoint, layout, embedding=tmp_path / "table"
+    )
+    model = model_dir.load(out)
+    assert model.embedding == out / "embedding.bin"
+    assert model.sha256 == model_dir.bmodel_sha256(model)
+    # Built again with the nets, the table is gone.
+    write_model_directory(out, [tmp_path / "nets"], checkpoint, layout)
+    assert model_dir.load(out).embedding is None
