@@ -18,7 +18,6 @@ from tpuserve.v1 import device_pb2, device_pb2_grpc, dump_pb2
 Array = NDArray[Any]
 
 _DTYPES: Final = {"int32": "<i4", "float16": "<f2", "float32": "<f4", "bfloat16": "<u2"}
-_PEER: Final = "device"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +62,7 @@ def fetch(address: str, request: DumpRequest, *, timeout_s: float | None = None)
             )
             found = list(_tensors(replies))
         except grpc.RpcError as error:
-            raise status.from_rpc_error(error, _PEER) from error
+            raise status.from_rpc_error(error, f"device {address}") from error
     return Dump(
         model=info.model.name,
         bmodel_sha256=info.model.bmodel_sha256,
