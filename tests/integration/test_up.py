@@ -194,11 +194,12 @@ def test_every_service_serves_its_metrics(tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    options = ("--metrics-port", str(port), "--deterministic")
+    options = ("--metrics-port", str(port), "--deterministic", "--itl-budget-ms", "120")
     with up(tmp_path, "--model", str(MODEL), *options) as server:
         server.wait_for(r"gRPC   (\S+)")
         for number, family in enumerate((b"tpuserve_tokenizer_", b"tpuserve_device_slots")):
             url = f"http://127.0.0.1:{port + number}/metrics"
             with urllib.request.urlopen(url, timeout=10) as metrics:
                 assert family in metrics.read()
-        assert "--deterministic" in server.child("device_svc").cmdline()
+        command = " ".join(server.child("device_svc").cmdline())
+        assert "--itl-budget-ms 120 --deterministic" in command

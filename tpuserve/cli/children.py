@@ -117,6 +117,8 @@ def _numbered(name: str, count: int) -> list[str]:
 
 def _device_options(args: argparse.Namespace) -> list[str]:
     options = [] if args.slots is None else ["--slots", str(args.slots)]
+    if args.itl_budget_ms is not None:
+        options += ["--itl-budget-ms", str(args.itl_budget_ms)]
     if args.deterministic:
         options.append("--deterministic")
     if args.allow_dumps:

@@ -84,6 +84,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--slots", type=int, help="resident sequences (default: tpuserve.toml)")
     parser.add_argument(
+        "--itl-budget-ms",
+        type=int,
+        metavar="MS",
+        help="longest gap between tokens that prefill of others may cause (default: 250)",
+    )
+    parser.add_argument(
         "--deterministic", action="store_true", help="tokens never depend on load; slower decode"
     )
     parser.add_argument(
