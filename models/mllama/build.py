@@ -21,7 +21,7 @@ OPTIONS = Options(
     history=True,
     chunk_tokens=64,
     keep_kernel=False,
-    batch=3,
+    batch=4,
     lengths_tokens=(64,),
     images=2,
 )

@@ -31,7 +31,7 @@ def tiny() -> checkpoint.Checkpoint:
 
 @pytest.fixture(scope="module")
 def opened(library: _core.Library) -> Iterator[_core.Engine]:
-    engine = _core.Engine(library, [str(BMODEL)], slots=3, deterministic=True)
+    engine = _core.Engine(library, [str(BMODEL)], slots=4, deterministic=True)
     yield engine
     engine.close()
 
@@ -165,8 +165,8 @@ def test_short_variants_and_single_rows(
     tiny: checkpoint.Checkpoint, open_engine: OpenEngine
 ) -> None:
     """Not pinned to the largest shape: one row of 64 for the first slot, all rows for the last."""
-    chosen = open_engine(BMODEL, slots=3)
-    for slot in (0, 2):
+    chosen = open_engine(BMODEL, slots=4)
+    for slot in (0, 3):
         given = text(tiny.config, 20, [(6, 3)], seed=30 + slot)
         assert_close(rows_of(chosen, slot, given), expected(tiny, given))
 
@@ -176,14 +176,14 @@ def test_slots_with_and_without_images_decode_together(
 ) -> None:
     texts = [
         text(tiny.config, 15, images, seed=40 + slot)
-        for slot, images in enumerate([[(6, 2)], [], [(1, 0), (3, 9)]])
+        for slot, images in enumerate([[(6, 2)], [], [(1, 0), (3, 9)], []])
     ]
     alone = [rows_of(engine, slot, given)[1:] for slot, given in enumerate(texts)]
     for slot, given in enumerate(texts):
         prefill(engine, slot, given.prompt)
     for step in range(STEPS):
         ids = np.array([given.ids[step - STEPS] for given in texts])
-        rows = engine.decode(range(3), ids)
+        rows = engine.decode(range(4), ids)
         for slot, row in enumerate(rows):
             np.testing.assert_array_equal(row, alone[slot][step])
     for given, steps in zip(texts, alone, strict=True):

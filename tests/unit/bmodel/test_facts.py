@@ -99,7 +99,7 @@ def test_a_vision_model_has_two_kinds_of_layers_and_room_for_images() -> None:
     assert found is not None
     vision = found.vision
     assert vision is not None
-    assert (found.layers, vision.layers, found.decode_rows) == (3, 2, 3)
+    assert (found.layers, vision.layers, found.decode_rows) == (3, 2, 4)
     assert {"vision", "vit", "history", "batched-decode"} <= set(found.features)
     assert (vision.max_images, vision.max_tiles) == (2, 4)
     # A patch has 14 pixels a side; the class makes one more.
@@ -112,9 +112,9 @@ def test_a_vision_model_has_two_kinds_of_layers_and_room_for_images() -> None:
     assert vision.mask_bytes == 64 * 2 * 4 * 26 * 2
     budget = bmodel.memory_budget(content)
     assert budget.image_bytes == 4 * 26 * 128 * 2
-    slots_bytes = 3 * (found.kv_bytes_per_slot + vision.image_bytes_per_slot)
+    slots_bytes = 4 * (found.kv_bytes_per_slot + vision.image_bytes_per_slot)
     assert budget.context_io_bytes > slots_bytes + vision.mask_bytes
-    assert budget.total_bytes(3) > budget.weights_bytes + budget.image_bytes + slots_bytes
+    assert budget.total_bytes(4) > budget.weights_bytes + budget.image_bytes + slots_bytes
 
 
 def test_a_model_for_text_has_no_room_for_images() -> None:
