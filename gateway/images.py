@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from gateway.facts import DeviceFacts, TokenizerFacts
 from tpuserve.errors import FeatureMissing, InvalidArgument
-from tpuserve.images.limits import MAX_IMAGE_BYTES, MAX_IMAGES_BYTES
+from tpuserve.images.limits import MAX_IMAGE_BYTES, check_total
 
 
 def check_images(images: Sequence[bytes], device: DeviceFacts, tokenizer: TokenizerFacts) -> None:
@@ -31,9 +31,4 @@ def check_images(images: Sequence[bytes], device: DeviceFacts, tokenizer: Tokeni
                 f"image {number} has {len(image)} bytes; it must have 1 to {MAX_IMAGE_BYTES}",
                 field="messages",
             )
-    size_bytes = sum(map(len, images))
-    if size_bytes > MAX_IMAGES_BYTES:
-        raise InvalidArgument(
-            f"the images have {size_bytes} bytes together, at most {MAX_IMAGES_BYTES}",
-            field="messages",
-        )
+    check_total(sum(map(len, images)))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tokenizer_svc.conversation import Conversation, Picture
 from tpuserve.errors import FeatureMissing, InvalidArgument
-from tpuserve.images.limits import MAX_IMAGES_BYTES
+from tpuserve.images.limits import check_total
 from tpuserve.images.reading import ImageError, read_image
 from tpuserve.images.rules import ImageRules
 from tpuserve.images.tiling import tiling
@@ -29,12 +29,7 @@ def check_pictures(conversation: Conversation, rules: ImageRules | None) -> None
     pictures = list(_pictures(conversation))
     if pictures and rules is None:
         raise FeatureMissing(f"{pictures[0].field} is an image, but this model reads text only")
-    size_bytes = sum(len(picture.data) for picture in pictures)
-    if size_bytes > MAX_IMAGES_BYTES:
-        raise InvalidArgument(
-            f"the images have {size_bytes} bytes together, at most {MAX_IMAGES_BYTES}",
-            field="messages",
-        )
+    check_total(sum(len(picture.data) for picture in pictures))
 
 
 def place_pictures(
