@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import re
@@ -123,6 +124,6 @@ async def _fetch(session: aiohttp.ClientSession, url: str, where: str) -> bytes:
                     raise InvalidArgument(
                         f"{where}: the image has more than {MAX_IMAGE_BYTES} bytes", field=where
                     )
-    except (aiohttp.ClientError, TimeoutError) as error:
+    except (aiohttp.ClientError, asyncio.TimeoutError) as error:
         raise Unavailable(f"{where}: the image's server cannot be reached") from error
     return bytes(data)
