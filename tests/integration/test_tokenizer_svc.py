@@ -201,7 +201,7 @@ async def test_chat_and_forged_turns(service: Service) -> None:
 
 
 async def test_long_texts_do_not_hold_up_short_ones(service: Service) -> None:
-    long = asyncio.ensure_future(encode(service, "the gateway " * 100_000))
+    long = asyncio.ensure_future(encode(service, "the gateway " * 300_000))
     await encode(service, "x")
     assert not long.done()
     assert len(await long) > 100_000
